@@ -1,0 +1,110 @@
+"""The noise specification in plain NumPy: slow, short, and the oracle every kernel is tested against.
+
+A direction z is a pure function of (seed, distribution, step, probe, tensor, element). Bits come from Philox-4x32-10
+(Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): the key is the 64-bit seed, the counter is
+(block, tensor, step, probe). A tile is 4,096 consecutive elements. `docs/noise.md` states the same in words.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zerograd.noise.table import gaussian_table
+
+SPEC_VERSION = 1
+TILE = 4096  # elements a tile
+DISTRIBUTIONS = ("gaussian", "rademacher", "sphere")
+ROUNDING_PROBE = 0xFFFFFFFF  # the probe number whose bits round 16-bit weights; never a direction
+SQUARE_UNIT = 2.0**-28  # sums of squares are exact integers of this unit, so that no order of summation matters
+MASK = 0xFFFFFFFF
+
+
+def philox(block: NDArray[np.uint64], tensor: int, step: int, probe: int, seed: int) -> list[NDArray[Any]]:
+    """Four 32-bit words for every counter (block, tensor, step, probe), ten rounds."""
+    c = [block & MASK] + [np.full_like(block, v) for v in (tensor, step, probe)]
+    k0, k1 = seed & MASK, (seed >> 32) & MASK
+    for _ in range(10):
+        p0, p1 = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
+        c = [(p1 >> 32) ^ c[1] ^ np.uint64(k0), p1 & MASK, (p0 >> 32) ^ c[3] ^ np.uint64(k1), p0 & MASK]
+        k0, k1 = (k0 + 0x9E3779B9) & MASK, (k1 + 0xBB67AE85) & MASK
+    return c
+
+
+def bits16(tile: int, tensor: int, step: int, probe: int, seed: int) -> NDArray[Any]:
+    """16 random bits for each of a tile's 4,096 elements: 512 calls, lane-major (low half of word 0 first)."""
+    words = philox(np.arange(512, dtype=np.uint64) + np.uint64(tile * 512), tensor, step, probe, seed)
+    return np.concatenate([half for w in words for half in (w & 0xFFFF, w >> 16)])
+
+
+def bits1(tile: int, tensor: int, step: int, probe: int, seed: int) -> NDArray[Any]:
+    """One random bit for each of a tile's 4,096 elements: 32 calls, 128 words, bit b of word w is element 128 b + w."""
+    calls = philox(np.arange(32, dtype=np.uint64) + np.uint64(tile * 32), tensor, step, probe, seed)
+    words = np.concatenate(calls)
+    return np.concatenate([(words >> np.uint64(b)) & np.uint64(1) for b in range(32)])
+
+
+def z(
+    distribution: str, start: int, stop: int, *, tensor: int, step: int, probe: int, seed: int
+) -> NDArray[np.float32]:
+    """Elements [start, stop) of a direction as float32 (for the sphere: before its one common scale)."""
+    tiles = range(start // TILE, -(-stop // TILE))
+    if distribution == "rademacher":
+        parts = [np.float32(1) - np.float32(2) * bits1(t, tensor, step, probe, seed) for t in tiles]
+    else:
+        parts = [gaussian_table()[bits16(t, tensor, step, probe, seed)] for t in tiles]
+    first = tiles.start * TILE
+    return np.concatenate(parts)[start - first : stop - first].astype(np.float32)
+
+
+def squared_norm(numel: int, *, tensor: int, step: int, probe: int, seed: int) -> int:
+    """Sum of the squares of a tensor's Gaussian elements, as an exact integer of `SQUARE_UNIT`."""
+    values = z("gaussian", 0, numel, tensor=tensor, step=step, probe=probe, seed=seed).astype(np.float64)
+    return int(np.floor(values * values / SQUARE_UNIT).astype(np.int64).sum())
+
+
+def combine(
+    x: NDArray[np.float32],
+    coefficients: NDArray[np.float32],
+    keep: np.float32,
+    distribution: str,
+    start: int,
+    *,
+    tensor: int,
+    step: int,
+    probes: list[int],
+    seed: int,
+) -> NDArray[np.float32]:
+    """`keep * x + (c_0 z_0 + c_1 z_1 + ...)` in float32, every product and sum rounded once, in this order."""
+    total = np.zeros_like(x)
+    for i, (c, probe) in enumerate(zip(coefficients, probes, strict=True)):
+        product = c * z(distribution, start, start + x.size, tensor=tensor, step=step, probe=probe, seed=seed)
+        total = product if i == 0 else total + product
+    return (x * keep + total).astype(np.float32)
+
+
+def round_bfloat16(x: NDArray[np.float32], bits: NDArray[np.uint64] | None) -> NDArray[np.uint16]:
+    """float32 to bfloat16 bits: nearest even, or up with the probability of the part cut off (16 random bits)."""
+    u = x.view(np.uint32).astype(np.uint64)
+    odd = (u >> np.uint64(16)) & np.uint64(1)
+    out = (u + (np.uint64(0x7FFF) + odd if bits is None else bits)) >> np.uint64(16)
+    special = (u & np.uint64(0x7F800000)) == np.uint64(0x7F800000)
+    quiet = (u >> np.uint64(16)) | np.where(u & np.uint64(0x7FFFFF), np.uint64(0x40), np.uint64(0))
+    return np.where(special, quiet, out).astype(np.uint16)
+
+
+def round_float16(x: NDArray[np.float32], bits: NDArray[np.uint64] | None) -> NDArray[np.uint16]:
+    """float32 to float16 bits: nearest even, or stochastically as in `round_bfloat16`; subnormals included."""
+    if bits is None:
+        with np.errstate(over="ignore"):
+            return x.astype(np.float16).view(np.uint16)
+    u = x.view(np.uint32).astype(np.int64)
+    sign, exponent, mantissa = (u >> 16) & 0x8000, (u >> 23) & 0xFF, (u & 0x7FFFFF) | 0x800000
+    shift = np.clip(13 + np.maximum(113 - exponent, 0), 13, 31)
+    draw = bits.astype(np.int64)
+    draw = np.where(shift >= 16, draw << np.maximum(shift - 16, 0), draw >> np.maximum(16 - shift, 0))
+    cut = (mantissa + draw) >> shift
+    out = np.where(exponent >= 113, cut + ((exponent - 113) << 10), cut)
+    out = np.minimum(out, 0x7C00)
+    special = np.where(u & 0x7FFFFF, 0x7E00, 0x7C00)
+    return (sign | np.where(exponent == 255, special, out)).astype(np.uint16)

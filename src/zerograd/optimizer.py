@@ -1,0 +1,316 @@
+"""`MeZO`: the optimiser. probe (losses at theta +- eps z), step (log the scalars, apply them), replay (from the log)."""
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from zerograd.estimators import SPSA
+from zerograd.noise import Noise
+from zerograd.parameters import Parameters
+from zerograd.perturb import Perturber
+from zerograd.runlog import check_base, make_header
+from zerograd.steplog import LogError, Step, StepLog
+from zerograd.updates import sgd_
+
+Closure = Callable[[], torch.Tensor | float]
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss was not finite for too many steps in a row."""
+
+
+class MeZO(torch.optim.Optimizer):
+    """Memory-efficient zeroth-order SGD (Algorithms 1 and 2 of arXiv 2305.17333) as a torch optimiser.
+
+    No gradient is computed and no buffer of the model's size is kept. Weights are never disturbed by probing (see
+    `probing`), torch's random state is never touched, and with `log` the run can be rebuilt by `replay`.
+
+        opt = MeZO(model.named_parameters(), lr=1e-6, log="run.zlog")
+        for batch in loader:
+            loss = opt.step(lambda: model(**batch).loss)
+
+    Args:
+        params: `model.named_parameters()`, or parameter groups whose "params" are such (name, tensor) pairs. Tensors
+            with requires_grad=False are left out. dtype float32, bfloat16 or float16.
+        lr: Learning rate. Each group has its own "lr", which torch's schedulers may change.
+        eps: Perturbation scale.
+        n: Probes a step (n-SPSA); each costs two forward passes.
+        weight_decay: Decoupled, on tensors of two or more dimensions (not on biases and norms). A group with its own
+            "weight_decay" applies it to all its tensors.
+        distribution: "gaussian", "rademacher" or "sphere".
+        probing: "streamed", "snapshot", "in_place" or "auto"; see `zerograd.perturb`.
+        seed: The run's seed, 64 bits.
+        log: Path of the step log to write. FileExistsError if there is one, unless `resume`.
+        resume: Continue the run in `log` (start it where there is none). The model must hold the base weights. The
+            steps in the log are not computed again: the first calls of `step` re-apply them without calling the
+            closure, so the same loop over the same data ends in the same bits.
+        max_skipped: Consecutive steps with a non-finite loss after which the run stops.
+        allow_unread: Accept trainable tensors that the first step's forwards never read.
+
+    Raises:
+        ValueError: Nothing to train, or an argument out of range.
+        TypeError: A trainable tensor that is not a float of 16 or 32 bits.
+        FileExistsError, LogError: `log` holds a run, or one of other base weights or settings.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        *,
+        eps: float = 1e-3,
+        n: int = 1,
+        weight_decay: float = 0.0,
+        distribution: str = "gaussian",
+        probing: str = "auto",
+        seed: int = 0,
+        log: str | Path | None = None,
+        resume: bool = False,
+        max_skipped: int = 10,
+        allow_unread: bool = False,
+    ) -> None:
+        if not lr >= 0:
+            raise ValueError(f"lr must be 0 or more, got {lr}")
+        if weight_decay < 0:
+            raise ValueError(f"weight_decay must be 0 or more, got {weight_decay}")
+        self.estimator = SPSA(eps, n)
+        self.noise = Noise(seed, distribution)
+        groups = _groups(params, weight_decay)
+        super().__init__(groups, {"lr": lr, "weight_decay": weight_decay})
+        self.parameters = Parameters(
+            (name, tensor, i)
+            for i, group in enumerate(self.param_groups)
+            for name, tensor in zip(group["param_names"], group["params"], strict=True)
+        )
+        self.perturber = Perturber(self.parameters, self.noise, probing)
+        self.steps_done = 0
+        self._weight_decay = [float(group["weight_decay"]) for group in self.param_groups]
+        self._max_skipped, self._skipped = max_skipped, 0
+        self._allow_unread = allow_unread
+        self._plus, self._minus = [0.0] * n, [0.0] * n
+        self._probed = False
+        self.log = self._open_log(log, resume) if log is not None else None
+
+    def step(self, closure: Closure | Sequence[Closure] | None = None) -> float | None:  # type: ignore[override]
+        """One step. With a closure: probe it first; without: apply what `probe` has gathered since the last step.
+
+        Args:
+            closure: Computes the loss of the batch, a scalar tensor or a float. Called 2 n times, without autograd.
+                A sequence of closures is a batch in parts, whose losses are added.
+
+        Returns:
+            The mean of the losses at theta + eps z and theta - eps z (over the n probes); None without a closure.
+
+        Raises:
+            NonFiniteLossError: More than `max_skipped` steps in a row had a loss that is not finite.
+            OSError: The log could not be written; weights and log are as before the step.
+        """
+        loss = None
+        if closure is not None:
+            closures = closure if isinstance(closure, Sequence) else [closure]
+            loss = sum(self.probe(part) for part in closures)
+        recorded = self._recorded()
+        if recorded is None and not self._probed:
+            raise RuntimeError("step() has nothing to apply: call probe(closure) first, or step(closure)")
+        if recorded is None:
+            if self.perturber.watching:
+                self.perturber.stop_watching(self._allow_unread)
+            step = self._gather()
+            if self.log is not None:
+                self.log.append(step)
+        else:
+            step = recorded
+            self._check_lr(step)
+        sgd_(self.parameters, self.noise, step, self._weight_decay)
+        self.steps_done += 1
+        self._clear()
+        self._count_skipped(step)
+        return loss
+
+    def probe(self, closure: Closure) -> float:
+        """Add this closure's losses at theta +- eps z to the step's; call it again for the next micro-batch.
+
+        The losses of the micro-batches of a step are added, so divide each by their number for a mean, as with
+        gradient accumulation elsewhere. The weights are left as they were.
+
+        Returns:
+            The mean of the closure's losses on the two sides.
+        """
+        recorded = self._recorded()
+        if recorded is not None:
+            loss = recorded.mean_loss if not self._probed else 0.0
+            self._probed = True
+            return loss
+        mean = 0.0
+        for j in range(self.estimator.n):
+            plus, minus = self._losses(closure, j)
+            self._plus[j] += plus
+            self._minus[j] += minus
+            mean += (plus + minus) / 2 / self.estimator.n
+        self._probed = True
+        return mean
+
+    def fast_forward(self, steps: int) -> None:
+        """Re-apply logged steps until `steps` steps are done. ValueError if the log is shorter."""
+        if self.log is None or steps > len(self.log.steps):
+            known = 0 if self.log is None else len(self.log.steps)
+            raise ValueError(f"cannot go to step {steps}: the log holds {known} steps")
+        while self.steps_done < steps:
+            sgd_(self.parameters, self.noise, self.log.steps[self.steps_done], self._weight_decay)
+            self.steps_done += 1
+
+    @property
+    def last_step(self) -> Step | None:
+        """The scalars of the step applied last, where there is a log."""
+        return self.log.steps[self.steps_done - 1] if self.log is not None and self.steps_done else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """torch's state dict (the groups; there is no per-tensor state) and the number of steps done."""
+        return {**super().state_dict(), "steps_done": self.steps_done}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore learning rates and the number of steps done. The weights are the caller's to restore."""
+        super().load_state_dict({k: v for k, v in state_dict.items() if k != "steps_done"})
+        self.steps_done = int(state_dict.get("steps_done", self.steps_done))
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Groups are given to the constructor: the log's header names every tensor, so none can be added later."""
+        if hasattr(self, "steps_done"):
+            raise RuntimeError("MeZO's parameter groups are fixed once it is made; pass all of them to MeZO(...)")
+        super().add_param_group(param_group)
+
+    def _open_log(self, path: str | Path, resume: bool) -> StepLog:
+        header = make_header(self.parameters, self.noise, self.estimator, self._weight_decay)
+        if resume and Path(path).exists():
+            log = StepLog.resume(path)
+            check_base(log, header)
+            if log.dropped_bytes:
+                warnings.warn(
+                    f"{path} ended in an incomplete step; {log.dropped_bytes} bytes were cut off", stacklevel=3
+                )
+            return log
+        return StepLog.create(path, header)
+
+    def _recorded(self) -> Step | None:
+        """The logged step that is due, when a resumed run has not caught up with its log."""
+        if self.log is not None and self.steps_done < len(self.log.steps):
+            return self.log.steps[self.steps_done]
+        return None
+
+    def _losses(self, closure: Closure, probe: int) -> tuple[float, float]:
+        scale = self.noise.scale(
+            self.parameters.sizes, step=self.steps_done, probe=probe, device=self.parameters.device
+        )
+        c = float(np.float32(self.estimator.eps * scale))
+        with torch.no_grad(), self.perturber.session(self.steps_done, probe):
+            plus = self._loss(closure, c)
+            if self.perturber.watching and self.perturber.take_aliased():
+                plus = self._loss(closure, c)
+            return plus, self._loss(closure, -c)
+
+    def _loss(self, closure: Closure, c: float) -> float:
+        torch.clear_autocast_cache()  # an enclosing autocast would serve the other side's cast weights
+        state = torch.get_rng_state() if self.perturber.watching else None
+        with self.perturber.at(c):
+            loss = closure()
+        if state is not None and not torch.equal(state, torch.get_rng_state()):
+            warnings.warn(
+                "the closure drew random numbers (dropout?), which are different on the two sides of a probe and drown "
+                "the difference of the losses. Call model.eval() before training.",
+                stacklevel=4,
+            )
+        return _as_float(loss)
+
+    def _gather(self) -> Step:
+        f32 = np.float32
+        g = [self.estimator.projected_gradient(p, m) for p, m in zip(self._plus, self._minus, strict=True)]
+        losses = [(p + m) / 2 for p, m in zip(self._plus, self._minus, strict=True)]
+        skipped = not all(math.isfinite(f32(v)) for v in (*g, *losses))
+        return Step(
+            self.steps_done,
+            tuple(float(f32(v)) for v in g),
+            tuple(float(f32(v)) for v in losses),
+            tuple(float(f32(group["lr"])) for group in self.param_groups),
+            skipped,
+        )
+
+    def _check_lr(self, step: Step) -> None:
+        lr = tuple(float(np.float32(group["lr"])) for group in self.param_groups)
+        if lr != step.lr:
+            raise LogError(
+                f"step {step.number} was logged with learning rate {step.lr[0]:g}, this run asks for {lr[0]:g}: a "
+                "resumed run must have the settings of the run it continues. Use the old ones, or start a new run."
+            )
+
+    def _clear(self) -> None:
+        self._plus, self._minus = [0.0] * self.estimator.n, [0.0] * self.estimator.n
+        self._probed = False
+
+    def _count_skipped(self, step: Step) -> None:
+        self._skipped = self._skipped + 1 if step.skipped else 0
+        if self._skipped > self._max_skipped:
+            dtypes = ", ".join(sorted({str(e.tensor.dtype).removeprefix("torch.") for e in self.parameters.entries}))
+            raise NonFiniteLossError(
+                f"the loss was not finite in {self._skipped} steps in a row, the last being step {step.number}. The "
+                f"weights were left alone in these steps. Try a smaller learning rate (now {step.lr[0]:g}) or eps (now "
+                f"{self.estimator.eps:g}), or bfloat16 or float32 weights (now {dtypes}), which have float32's range."
+            )
+
+
+def _as_float(loss: torch.Tensor | float) -> float:
+    if isinstance(loss, torch.Tensor):
+        if loss.numel() != 1:
+            raise ValueError(f"the closure must return a scalar loss, got a tensor of shape {tuple(loss.shape)}")
+        if loss.dtype in (torch.float16, torch.bfloat16):
+            raise TypeError(
+                f"the closure returned a {loss.dtype} loss: the difference of two such losses is mostly rounding. "
+                "Compute the loss in float32, e.g. F.cross_entropy(logits.float(), labels)."
+            )
+        return float(loss.item())
+    return float(loss)
+
+
+def _groups(params: Iterable[Any], weight_decay: float) -> list[dict[str, Any]]:
+    """Torch parameter groups of named, trainable tensors; matrices and the rest apart where decay is on."""
+    items = list(params)
+    if items and isinstance(items[0], dict):
+        groups = []
+        for item in items:
+            named = _named(item["params"])
+            if "weight_decay" in item:
+                groups.append({**item, "params": named})
+            else:
+                groups += [{**item, **part} for part in _split(named, weight_decay)]
+    else:
+        groups = _split(_named(items), weight_decay)
+    groups = [group for group in groups if group["params"]]
+    if not groups:
+        raise ValueError(
+            "no trainable parameter: every parameter has requires_grad=False, or the list is empty. "
+            "Set requires_grad_(True) on what is to be tuned."
+        )
+    return groups
+
+
+def _split(named: list[tuple[str, torch.Tensor]], weight_decay: float) -> list[dict[str, Any]]:
+    if not weight_decay:
+        return [{"params": named, "weight_decay": 0.0}]
+    return [
+        {"params": [(n, t) for n, t in named if t.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [(n, t) for n, t in named if t.dim() < 2], "weight_decay": 0.0},
+    ]
+
+
+def _named(params: Iterable[Any]) -> list[tuple[str, torch.Tensor]]:
+    items = list(params)
+    if any(isinstance(item, torch.Tensor) for item in items):
+        raise ValueError(
+            "MeZO needs the names of the tensors for its log: pass model.named_parameters() instead of "
+            "model.parameters()"
+        )
+    return [(name, tensor) for name, tensor in items if tensor.requires_grad]

@@ -1,0 +1,116 @@
+"""What ties a step log to a model: the header, the check of the base weights, and `replay`."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zerograd.estimators import SPSA
+from zerograd.noise import SPEC_VERSION, Noise
+from zerograd.parameters import Parameters
+from zerograd.steplog import LogError, StepLog
+from zerograd.updates import sgd_
+
+SETTINGS = ("noise", "estimator", "update", "groups")
+
+
+def make_header(parameters: Parameters, noise: Noise, estimator: SPSA, weight_decay: list[float]) -> dict[str, Any]:
+    """The header of a run's log; hashes the base weights (about a second per GB)."""
+    digests = [e.fingerprint() for e in parameters.entries]
+    tensors = [
+        {
+            "name": e.name,
+            "shape": list(e.tensor.shape),
+            "dtype": str(e.tensor.dtype).removeprefix("torch."),
+            "group": e.group,
+            "sha256": digest[:8],
+        }
+        for e, digest in zip(parameters.entries, digests, strict=True)
+    ]
+    return {
+        "noise": {"spec": SPEC_VERSION, "distribution": noise.distribution, "seed": noise.seed},
+        "estimator": {"name": "spsa", "eps": estimator.eps, "n": estimator.n},
+        "update": {"name": "sgd"},
+        "groups": [{"weight_decay": wd} for wd in weight_decay],
+        "tensors": tensors,
+        "fingerprint": hashlib.sha256("".join(digests).encode()).hexdigest(),
+    }
+
+
+def check_base(log: StepLog, header: Mapping[str, Any]) -> None:
+    """Raise LogError unless `header`, made from the model at hand, is that of the log."""
+    theirs = {t["name"]: t for t in log.header["tensors"]}
+    ours = {t["name"]: t for t in header["tensors"]}
+    if theirs.keys() != ours.keys():
+        missing, extra = sorted(theirs.keys() - ours.keys()), sorted(ours.keys() - theirs.keys())
+        raise LogError(
+            f"{log.path} belongs to another model: the model has no trainable tensor {missing[:3]}, and the log knows "
+            f"no {extra[:3]} (first three each)"
+        )
+    for name, tensor in theirs.items():
+        for key in ("shape", "dtype"):
+            if tensor[key] != ours[name][key]:
+                raise LogError(
+                    f"{log.path} belongs to another model: {name!r} has {key} {tensor[key]} in the log and "
+                    f"{ours[name][key]} in the model"
+                )
+    different = [name for name, tensor in theirs.items() if tensor["sha256"] != ours[name]["sha256"]]
+    if different:
+        raise LogError(
+            f"{log.path} belongs to other base weights: {len(different)} of {len(theirs)} tensors differ, "
+            f"{different[0]!r} first. Load the weights that the run started from."
+        )
+    for key in SETTINGS:
+        if log.header[key] != header[key]:
+            raise LogError(
+                f"{log.path} was written with {key} {log.header[key]}, this run asks for {header[key]}: a resumed run "
+                "must have the settings of the run it continues"
+            )
+
+
+def replay(
+    log: str | Path, model: torch.nn.Module | Iterable[tuple[str, torch.Tensor]], *, step: int | None = None
+) -> StepLog:
+    """Rebuild the weights of a run, in place, from its base weights and its log: no data and no forward pass.
+
+    Args:
+        log: The step log.
+        model: The module (or named tensors) with the base weights, in the dtypes of the run.
+        step: Stop after this many steps; None for all.
+
+    Returns:
+        The log that was read; `dropped_bytes` says whether an incomplete step at its end was left out.
+
+    Raises:
+        LogError: The log is damaged, of another version, or belongs to other base weights.
+        ValueError: The log has fewer than `step` steps.
+    """
+    read = StepLog.read(log)
+    if read.header["noise"]["spec"] != SPEC_VERSION:
+        theirs = read.header["noise"]["spec"]
+        raise LogError(f"{log} uses noise specification {theirs}; this zerograd has {SPEC_VERSION}")
+    if read.header["estimator"]["name"] != "spsa" or read.header["update"]["name"] != "sgd":
+        names = read.header["estimator"]["name"], read.header["update"]["name"]
+        raise LogError(f"{log} uses estimator and update {names}, which this zerograd does not know")
+    count = len(read.steps) if step is None else step
+    if not 0 <= count <= len(read.steps):
+        raise ValueError(f"cannot replay to step {step}: {log} holds {len(read.steps)} steps")
+    parameters = _find(read, model)
+    noise = Noise(read.header["noise"]["seed"], read.header["noise"]["distribution"])
+    weight_decay = [group["weight_decay"] for group in read.header["groups"]]
+    estimator = SPSA(read.header["estimator"]["eps"], read.header["estimator"]["n"])
+    check_base(read, make_header(parameters, noise, estimator, weight_decay))
+    for logged in read.steps[:count]:
+        sgd_(parameters, noise, logged, weight_decay)
+    return read
+
+
+def _find(log: StepLog, model: torch.nn.Module | Iterable[tuple[str, torch.Tensor]]) -> Parameters:
+    named = model.named_parameters(remove_duplicate=False) if isinstance(model, torch.nn.Module) else model
+    tensors = dict(named)
+    missing = [t["name"] for t in log.header["tensors"] if t["name"] not in tensors]
+    if missing:
+        raise LogError(f"{log.path} belongs to another model: it tunes {missing[0]!r}, which the model does not have")
+    return Parameters((t["name"], tensors[t["name"]], t["group"]) for t in log.header["tensors"])

@@ -1,0 +1,213 @@
+"""The step log: a header and fixed-size records from which a run can be rebuilt. `docs/log-format.md` is the format.
+
+A record is 24 bytes: kind, group, probe, step, g, loss, lr and a CRC-32 chained over the file, so that a record that
+was altered, moved, repeated or left out is found. The last record of a step is marked; a step without one (the writer
+was killed) does not count.
+"""
+
+import json
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+MAGIC = b"ZEROGRAD"
+FORMAT_VERSION = 1
+PREFIX = struct.Struct("<8sHHII")  # magic, format version, 0, bytes of the compressed header, its CRC-32
+RECORD = struct.Struct("<BBHIfff")  # kind, group, probe, step, g, loss, lr; a CRC-32 follows
+SIZE = RECORD.size + 4
+PROBE, GROUP_LR, SKIPPED = 1, 2, 3
+END_OF_STEP = 0x80
+ALL_GROUPS = 0xFF
+
+
+class LogError(ValueError):
+    """A step log that cannot be used: damaged, of another version, or of another run."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step: everything its update needs.
+
+    Args:
+        number: Counts from 0.
+        g: Projected gradient of each probe; float32 values.
+        loss: Mean of the two losses of each probe; float32 values.
+        lr: Learning rate of each parameter group; float32 values.
+        skipped: The loss was not finite and the weights were left alone.
+    """
+
+    number: int
+    g: tuple[float, ...]
+    loss: tuple[float, ...]
+    lr: tuple[float, ...]
+    skipped: bool = False
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean loss over the probes."""
+        return sum(self.loss) / len(self.loss)
+
+    def pack(self, crc: int) -> tuple[bytes, int]:
+        """The step as records, and the checksum chain after them."""
+        rows = []
+        if len(set(self.lr)) > 1:
+            rows = [(GROUP_LR, group, 0, self.number, 0.0, 0.0, lr) for group, lr in enumerate(self.lr)]
+        kind = SKIPPED if self.skipped else PROBE
+        for probe, (g, loss) in enumerate(zip(self.g, self.loss, strict=True)):
+            rows.append((kind, ALL_GROUPS, probe, self.number, g, loss, self.lr[0]))
+        rows[-1] = (rows[-1][0] | END_OF_STEP, *rows[-1][1:])
+        packed = b""
+        for row in rows:
+            body = RECORD.pack(*row)
+            crc = zlib.crc32(body, crc)
+            packed += body + struct.pack("<I", crc)
+        return packed, crc
+
+
+class StepLog:
+    """An open log: the header, the intact steps, and `append`.
+
+    Args:
+        path: The file.
+        header: What the run is (see `docs/log-format.md`); written when the file is new.
+    """
+
+    def __init__(self, path: Path, header: dict[str, Any], steps: list[Step], crc: int, file: BinaryIO | None) -> None:
+        self.path, self.header, self.steps = path, header, steps
+        self._crc, self._file = crc, file
+
+    @classmethod
+    def create(cls, path: str | Path, header: dict[str, Any]) -> "StepLog":
+        """A new log. FileExistsError if there is one: a run is never overwritten."""
+        path = Path(path)
+        packed = zlib.compress(json.dumps(header, sort_keys=True, separators=(",", ":")).encode(), 9)
+        crc = zlib.crc32(packed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".new")
+        if path.exists():
+            raise FileExistsError(f"{path} already holds a run; resume it, or choose another file")
+        try:
+            temporary.write_bytes(PREFIX.pack(MAGIC, FORMAT_VERSION, 0, len(packed), crc) + packed)
+            os.replace(temporary, path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise OSError(error.errno, f"cannot write the step log {path}: {error.strerror}") from error
+        return cls(path, header, [], crc, path.open("ab", buffering=0))
+
+    @classmethod
+    def read(cls, path: str | Path) -> "StepLog":
+        """Read a log for replay. Records cut off at the end are left out: see `dropped_bytes`."""
+        path = Path(path)
+        if not path.is_file():
+            raise LogError(f"there is no step log at {path}")
+        data = path.read_bytes()
+        header, start, crc = _read_header(path, data)
+        steps, intact, crc = _read_steps(path, data, start, crc, len(header.get("groups", [0])))
+        log = cls(path, header, steps, crc, None)
+        log._intact, log._total = intact, len(data)
+        return log
+
+    @classmethod
+    def resume(cls, path: str | Path) -> "StepLog":
+        """Read a log and open it for appending; an incomplete step at its end is cut off."""
+        log = cls.read(path)
+        os.truncate(log.path, log._intact)
+        log._file = log.path.open("ab", buffering=0)
+        return log
+
+    _intact: int = 0
+    _total: int = 0
+
+    @property
+    def dropped_bytes(self) -> int:
+        """Bytes at the end of the file that belong to no complete step."""
+        return self._total - self._intact
+
+    def append(self, step: Step) -> None:
+        """Write one step's records with a single system call. On failure the file is as it was before.
+
+        Raises:
+            OSError: The disk is full, or the file cannot be written.
+        """
+        assert self._file is not None, "this log was opened for reading"
+        packed, crc = step.pack(self._crc)
+        before = os.fstat(self._file.fileno()).st_size
+        try:
+            written = self._file.write(packed)
+            if written != len(packed):
+                raise OSError(28, "no space left on device")
+        except OSError as error:
+            os.truncate(self.path, before)
+            raise OSError(
+                error.errno,
+                f"cannot append step {step.number} to {self.path}: {error.strerror}. The weights and the log are as "
+                "after the step before; free some space and resume.",
+            ) from error
+        self._crc = crc
+        self.steps.append(step)
+
+    def copy_to(self, path: Path, steps: int) -> None:
+        """Write a self-contained log of the first `steps` steps."""
+        copy = StepLog.create(path, self.header)
+        for step in self.steps[:steps]:
+            copy.append(step)
+        copy.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+def _read_header(path: Path, data: bytes) -> tuple[dict[str, Any], int, int]:
+    if len(data) < PREFIX.size or data[: len(MAGIC)] != MAGIC:
+        raise LogError(f"{path} is not a zerograd step log (it does not start with {MAGIC.decode()})")
+    _, version, _, length, crc = PREFIX.unpack_from(data)
+    if version != FORMAT_VERSION:
+        raise LogError(f"{path} has log format {version}; this zerograd reads format {FORMAT_VERSION}")
+    packed = data[PREFIX.size : PREFIX.size + length]
+    if len(packed) < length or zlib.crc32(packed) != crc:
+        raise LogError(f"the header of {path} is damaged: its checksum does not match. The log cannot be used.")
+    return json.loads(zlib.decompress(packed)), PREFIX.size + length, crc
+
+
+def _read_steps(path: Path, data: bytes, start: int, crc: int, groups: int) -> tuple[list[Step], int, int]:
+    """Complete steps, the offset behind them, and the checksum chain there."""
+    steps: list[Step] = []
+    rows: list[tuple[Any, ...]] = []
+    intact, intact_crc = start, crc
+    for number, at in enumerate(range(start, len(data) - SIZE + 1, SIZE)):
+        body = data[at : at + RECORD.size]
+        crc = zlib.crc32(body, crc)
+        if struct.unpack_from("<I", data, at + RECORD.size)[0] != crc:
+            raise LogError(
+                f"record {number} of {path} (byte {at}) is damaged: its checksum does not match. The log is refused, "
+                f"because the weights behind it would be wrong; its first {len(steps)} steps are intact."
+            )
+        rows.append(RECORD.unpack(body))
+        if rows[-1][0] & END_OF_STEP:
+            steps.append(_unpack(path, number, rows, groups))
+            rows, intact, intact_crc = [], at + SIZE, crc
+            if steps[-1].number != len(steps) - 1:
+                raise LogError(f"record {number} of {path} belongs to step {steps[-1].number}, not {len(steps) - 1}")
+    return steps, intact, intact_crc
+
+
+def _unpack(path: Path, number: int, rows: list[tuple[Any, ...]], groups: int) -> Step:
+    g, losses, skipped = [], [], False
+    lr: list[float] = []
+    for kind, group, _, _, grad, loss, rate in rows:
+        if kind & ~END_OF_STEP == GROUP_LR:
+            lr += [0.0] * (group + 1 - len(lr))
+            lr[group] = rate
+            continue
+        if kind & ~END_OF_STEP not in (PROBE, SKIPPED):
+            raise LogError(f"record {number} of {path} has unknown kind {kind}")
+        skipped = kind & ~END_OF_STEP == SKIPPED
+        g.append(grad)
+        losses.append(loss)
+        lr = lr or [rate] * groups
+    return Step(rows[-1][3], tuple(g), tuple(losses), tuple(lr), skipped)
