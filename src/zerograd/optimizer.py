@@ -1,4 +1,4 @@
-"""`MeZO`: the optimiser. probe (losses at theta +- eps z), step (log the scalars, apply them), replay (from the log)."""
+"""`MeZO`, the optimiser: probe (losses at theta +- eps z), then step (log the scalars, apply them)."""
 
 import math
 import warnings

@@ -30,7 +30,7 @@ class Entry:
         digest = hashlib.sha256()
         flat = self.tensor.detach().contiguous().view(-1)
         for part in torch.split(flat, CHUNK):
-            digest.update(part.cpu().view(torch.uint8).numpy())
+            digest.update(memoryview(part.cpu().view(torch.uint8).numpy()))  # type: ignore[arg-type]
         return digest.hexdigest()
 
 

@@ -162,7 +162,8 @@ class Reads(TorchFunctionMode):
             return None
         if isinstance(index, int):
             return self._gather(weight, torch.tensor([index % weight.shape[0]], device=weight.device))[0]
-        if index.numel() and not -weight.shape[0] <= int(index.min()) <= int(index.max()) < weight.shape[0]:
+        least = -weight.shape[0] if func is torch.Tensor.__getitem__ else 0
+        if index.numel() and not least <= int(index.min()) <= int(index.max()) < weight.shape[0]:
             return None  # let PyTorch raise its own error
         unique, inverse = torch.unique(index % weight.shape[0], return_inverse=True)
         return self._gather(weight, unique)[inverse]

@@ -83,18 +83,10 @@ class StepLog:
     def create(cls, path: str | Path, header: dict[str, Any]) -> "StepLog":
         """A new log. FileExistsError if there is one: a run is never overwritten."""
         path = Path(path)
-        packed = zlib.compress(json.dumps(header, sort_keys=True, separators=(",", ":")).encode(), 9)
-        crc = zlib.crc32(packed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".new")
         if path.exists():
             raise FileExistsError(f"{path} already holds a run; resume it, or choose another file")
-        try:
-            temporary.write_bytes(PREFIX.pack(MAGIC, FORMAT_VERSION, 0, len(packed), crc) + packed)
-            os.replace(temporary, path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise OSError(error.errno, f"cannot write the step log {path}: {error.strerror}") from error
+        data, crc = _pack_header(header)
+        _write(path, data)
         return cls(path, header, [], crc, path.open("ab", buffering=0))
 
     @classmethod
@@ -150,16 +142,36 @@ class StepLog:
         self.steps.append(step)
 
     def copy_to(self, path: Path, steps: int) -> None:
-        """Write a self-contained log of the first `steps` steps."""
-        copy = StepLog.create(path, self.header)
+        """Write a self-contained log of the first `steps` steps, replacing a file that is there."""
+        data, crc = _pack_header(self.header)
         for step in self.steps[:steps]:
-            copy.append(step)
-        copy.close()
+            packed, crc = step.pack(crc)
+            data += packed
+        _write(path, data)
 
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
             self._file.close()
+
+
+def _pack_header(header: dict[str, Any]) -> tuple[bytes, int]:
+    """The header's bytes and the start of the checksum chain."""
+    packed = zlib.compress(json.dumps(header, sort_keys=True, separators=(",", ":")).encode(), 9)
+    crc = zlib.crc32(packed)
+    return PREFIX.pack(MAGIC, FORMAT_VERSION, 0, len(packed), crc) + packed, crc
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a whole file or nothing."""
+    temporary = path.with_name(path.name + ".new")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, f"cannot write the step log {path}: {error.strerror}") from error
 
 
 def _read_header(path: Path, data: bytes) -> tuple[dict[str, Any], int, int]:

@@ -293,5 +293,5 @@ def squared_norm(numel: int, *, seed: int, tensor: int, step: int, probe: int, d
     squares = np.floor(table * table / SQUARE_UNIT).astype(np.int64)
     result = np.zeros(torch.get_num_threads() + 1, np.int64)
     key = [U32(v & 0xFFFFFFFF) for v in (seed, seed >> 32, tensor, step, probe)]
-    slots = _parallel(lambda slot, lo, hi: _squares(result, slot, lo, hi, *key, squares), numel, UNIT)
+    slots = _parallel(lambda slot, lo, hi: _squares(result, slot, lo, hi, *key, squares), numel, UNIT)  # type: ignore[call-arg]
     return int(result[:slots].sum())

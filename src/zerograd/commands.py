@@ -1,0 +1,147 @@
+"""The three commands: train, evaluate, rebuild. Each checks all it can before it loads a model."""
+
+import shlex
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zerograd.config import MeZOConfig
+from zerograd.data import Splits, load_splits
+from zerograd.evaluate import accuracy, mean_loss, write_predictions
+from zerograd.memory import peak_memory_bytes
+from zerograd.models import demo_folder, load_model
+from zerograd.report import draw_curve, versions, write_results
+from zerograd.runlog import replay
+from zerograd.steplog import StepLog
+from zerograd.task_side import TaskSide
+from zerograd.tasks import get_task
+from zerograd.trainer import LOG_NAME, MeZOTrainer
+
+if TYPE_CHECKING:
+    from zerograd.cli import DataArguments, EvalArguments, ReplayArguments
+
+
+def train(data: "DataArguments", config: MeZOConfig, given: dict[str, Any]) -> None:
+    """Fine-tune, evaluate before and after, and leave model, log, results and picture in `config.output_dir`."""
+    folder = Path(str(config.output_dir))
+    if (folder / LOG_NAME).exists() and not config.resume:
+        raise FileExistsError(
+            f"{folder} already holds a run ({LOG_NAME}); continue it with --resume, or choose another --output_dir"
+        )
+    splits = _splits(data, config.seed)
+    model, tokenizer = load_model(data.model or str(demo_folder("model")), data.dtype)
+    side = TaskSide.make(data.task, model, tokenizer)
+    test = _encode(side, splits.test, "test")
+    trainer = MeZOTrainer(
+        model,
+        config,
+        task=side.prompter.task,
+        processing_class=tokenizer,
+        train_dataset=splits.train,
+        eval_dataset=splits.dev,
+    )
+    print(f"{data.task}: {len(splits.train)} training, {len(splits.dev)} dev, {len(test)} test rows")
+    progress = not config.disable_tqdm
+    before = side.evaluate(model, test, progress)
+    print(f"before: accuracy {before['accuracy']:.1%}")
+    start = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - start
+    after = side.evaluate(model, test, progress)
+    trainer.save_model(str(folder))
+    log = StepLog.read(folder / LOG_NAME)
+    best = trainer.state.best_global_step if config.load_best_model_at_end else None
+    results = {
+        "task": data.task,
+        "model": data.model or "built-in demo",
+        "method": {"name": "mezo", "tune": "full", "model_kind": "masked" if side.prompter.masked else "causal"},
+        "steps": len(log.steps),
+        "selected_step": best or len(log.steps),
+        "seconds": round(seconds, 2),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "before": before,
+        "after": after,
+        "config": {**vars(data), **config.to_dict()},
+        "versions": versions(),
+    }
+    write_results(folder / "results.json", results)
+    draw_curve(folder / "curve.png", log, trainer.state.log_history, before, f"{data.task}, {results['model']}")
+    _print_summary(folder, results, data, config, given)
+
+
+def evaluate(args: "EvalArguments") -> None:
+    """Print the test metrics of a model, or of base weights + log; write predictions if asked."""
+    splits = _splits(args, args.seed)
+    dtype = args.dtype if args.log is None else _dtype_of(args.log)
+    model, tokenizer = load_model(args.model or str(demo_folder("model")), dtype)
+    if args.log is not None:
+        _replay(args.log, model, args.step)
+    side = TaskSide.make(args.task, model, tokenizer)
+    predictions = side.predict(model, _encode(side, splits.test, "test"))
+    print(f"accuracy {accuracy(predictions):.4f}  loss {mean_loss(predictions):.4f}  rows {len(predictions)}")
+    if args.predictions is not None:
+        write_predictions(args.predictions, predictions)
+        print(f"predictions: {args.predictions}")
+
+
+def rebuild(args: "ReplayArguments") -> None:
+    """Rebuild a run's weights and save them with `save_pretrained`."""
+    folder = Path(args.output_dir)
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty; choose another --output_dir")
+    model, tokenizer = load_model(args.model or str(demo_folder("model")), _dtype_of(args.log))
+    _replay(args.log, model, args.step)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    print(f"rebuilt model: {folder}\nNext: zerograd eval --model {shlex.quote(str(folder))}")
+
+
+def _splits(data: "DataArguments", seed: int) -> Splits:
+    source = data.data or (str(demo_folder("data")) if data.model is None else None)
+    return load_splits(
+        get_task(data.task),
+        source,
+        num_train=data.num_train,
+        num_dev=data.num_dev,
+        num_test=data.num_test,
+        seed=seed,
+    )
+
+
+def _encode(side: TaskSide, rows: list[dict[str, Any]], split: str) -> list[Any]:
+    examples, cut = side.prompter.encode(rows)
+    if cut:
+        print(f"{cut} of {len(rows)} {split} prompts were cut at their start to {side.prompter.max_length} tokens")
+    return examples
+
+
+def _dtype_of(log: str) -> str:
+    """The dtype a run was trained in; its base weights must be loaded in the same."""
+    return str(StepLog.read(log).header["tensors"][0]["dtype"])
+
+
+def _replay(path: str, model: Any, step: int | None) -> None:
+    log = replay(path, model, step=step)
+    if log.dropped_bytes:
+        print(f"{path} ends in an incomplete step: {log.dropped_bytes} bytes were left out")
+    print(f"applied {len(log.steps) if step is None else step} of {len(log.steps)} logged steps")
+
+
+def _print_summary(
+    folder: Path, results: dict[str, Any], data: "DataArguments", config: MeZOConfig, given: dict[str, Any]
+) -> None:
+    before, after = results["before"]["accuracy"], results["after"]["accuracy"]
+    same = {
+        k: v for k, v in given.items() if k in ("model", "task", "data", "num_train", "num_dev", "num_test", "seed")
+    }
+    flags = [part for key, value in same.items() for part in (f"--{key}", str(value))]
+    log = folder / LOG_NAME
+    command = shlex.join(["zerograd", "eval", *flags, "--log", str(log), "--step", str(results["selected_step"])])
+    print(
+        f"\naccuracy on the test rows: {before:.1%} -> {after:.1%} "
+        f"({results['steps']} steps, {results['seconds']:.0f} s, best step {results['selected_step']})\n"
+        f"  model    {folder}\n"
+        f"  picture  {folder / 'curve.png'}\n"
+        f"  log      {log} ({log.stat().st_size / 1000:.1f} kB)\n"
+        f"The same result from the base weights and the log alone:\n  {command}"
+    )

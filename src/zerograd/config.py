@@ -1,0 +1,53 @@
+"""`MeZOConfig`: `transformers.TrainingArguments` and the few settings that forward-only training adds."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+
+@dataclass
+class MeZOArguments:
+    """The settings of `zerograd.MeZO` that `TrainingArguments` has no name for; the defaults are MeZO's."""
+
+    eps: float = field(default=1e-3, metadata={"help": "Perturbation scale of a probe."})
+    num_probes: int = field(default=1, metadata={"help": "Probes a step (n of n-SPSA); two forward passes each."})
+    distribution: str = field(default="gaussian", metadata={"help": "gaussian, rademacher or sphere."})
+    probing: str = field(default="auto", metadata={"help": "auto, streamed, snapshot or in_place."})
+    max_skipped_steps: int = field(
+        default=10, metadata={"help": "Consecutive steps with a non-finite loss after which the run stops."}
+    )
+    allow_unread: bool = field(
+        default=False, metadata={"help": "Accept trainable tensors that the first step's forwards do not read."}
+    )
+    save_full_model: bool = field(
+        default=False, metadata={"help": "Put the whole model into every checkpoint, not the step log alone."}
+    )
+    resume: bool = field(
+        default=False, metadata={"help": "Continue the run in output_dir, or start it where there is none."}
+    )
+
+
+@dataclass
+class MeZOConfig(MeZOArguments, TrainingArguments):
+    """`TrainingArguments` with MeZO's settings, and the paper's defaults where they differ from the Trainer's.
+
+    Constant learning rate 1e-6, eps 1e-3, no gradient clipping (there is no gradient). The weights are trained in the
+    dtype they were loaded in; `fp16` is refused, because its loss scaling belongs to backpropagation.
+
+    Raises:
+        ValueError: `fp16=True`.
+    """
+
+    learning_rate: float = field(default=1e-6, metadata={"help": "Learning rate; the paper's grid is 1e-7 to 1e-5."})
+    lr_scheduler_type: str = field(default="constant", metadata={"help": "Any scheduler of transformers."})
+    max_grad_norm: float = field(default=0.0, metadata={"help": "Must stay 0: there is no gradient to clip."})
+
+    def __post_init__(self) -> None:
+        if self.fp16:
+            raise ValueError(
+                "fp16=True scales the loss for backpropagation, which MeZO does not do; load the model in float16 "
+                "instead (dtype=torch.float16, --dtype float16)"
+            )
+        if self.max_grad_norm:
+            raise ValueError(f"max_grad_norm={self.max_grad_norm} cannot be applied: MeZO has no gradient to clip")
+        super().__post_init__()

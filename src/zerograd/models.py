@@ -1,0 +1,57 @@
+"""Loading a model and its tokenizer, from the hub, a folder, or the built-in demo."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+
+from zerograd.task_side import is_masked_lm
+
+DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class ModelError(ValueError):
+    """A model or tokenizer that cannot be loaded."""
+
+
+def demo_folder(part: str) -> Path:
+    """The built-in demo's "model" or "data" folder."""
+    return Path(str(files("zerograd.demo") / part))
+
+
+def load_config(name: str) -> Any:
+    """The model's configuration. ModelError if there is none."""
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise _model_error(name, error) from error
+
+
+def load_model(name: str, dtype: str) -> tuple[Any, Any]:
+    """A model in eval mode and its tokenizer; weights in `dtype` ("auto": as they were saved).
+
+    Raises:
+        ModelError: It cannot be loaded, or is no causal or masked language model.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+    auto = AutoModelForMaskedLM if is_masked_lm(load_config(name)) else AutoModelForCausalLM
+    try:
+        model: Any = auto.from_pretrained(name, dtype=DTYPES[dtype])
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise _model_error(name, error) from error
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device).eval(), tokenizer
+
+
+def _model_error(name: str, error: Exception) -> ModelError:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if Path(name).is_dir():
+        return ModelError(f"the folder {name} does not hold a usable model and tokenizer: {first}")
+    return ModelError(
+        f"cannot load model {name!r}: {first}. Give a folder written by save_pretrained, or a model id of the hub "
+        "(which needs a connection)."
+    )

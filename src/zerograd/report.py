@@ -1,0 +1,58 @@
+"""What a run leaves behind to be looked at: `results.json` and `curve.png`."""
+
+import json
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zerograd.steplog import StepLog
+
+PACKAGES = ("zerograd", "torch", "transformers", "accelerate", "datasets", "numpy", "numba")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a run's results."""
+    return {name: version(name) for name in PACKAGES}
+
+
+def write_results(path: Path, results: dict[str, Any]) -> None:
+    """Write JSON whole or not at all."""
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def draw_curve(path: Path, log: StepLog, history: list[dict[str, Any]], before: dict[str, float], title: str) -> None:
+    """Training loss of every step (points) and its running mean, and the dev metric over steps, as a PNG.
+
+    Args:
+        path: The picture.
+        log: The run's step log.
+        history: The Trainer's `state.log_history`.
+        before: Metrics on the test rows before training, drawn as a line to compare with.
+        title: Printed above.
+    """
+    from matplotlib.figure import Figure
+
+    done = [s for s in log.steps if not s.skipped]
+    steps, losses = [s.number + 1 for s in done], [s.mean_loss for s in done]
+    window = max(1, len(losses) // 50)
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    top.plot(steps, losses, ".", markersize=2, alpha=0.3, color="tab:blue", label="step")
+    if len(losses) >= window > 1:
+        mean = np.convolve(losses, np.ones(window) / window, "valid")
+        top.plot(steps[window - 1 :], mean, color="tab:blue", label=f"mean of {window} steps")
+    top.set_ylabel("training loss (nats)")
+    top.legend(loc="upper right")
+    measured = [(h["step"], h["eval_accuracy"]) for h in history if "eval_accuracy" in h]
+    if measured:
+        bottom.plot(*zip(*measured, strict=True), "o-", color="tab:orange", label="dev accuracy")
+    bottom.axhline(before["accuracy"], linestyle="--", color="grey", label="test accuracy before training")
+    bottom.set(xlabel="step", ylabel="accuracy")
+    bottom.legend(loc="lower right")
+    top.set_title(title)
+    figure.savefig(path, dpi=130)

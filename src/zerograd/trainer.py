@@ -1,0 +1,202 @@
+"""`MeZOTrainer`: transformers' own training loop with MeZO's step. `MeZOMixin` gives the same to any Trainer.
+
+The loop is not copied. Where the Trainer would run backward, `training_step` probes; its `optimizer.step()` applies
+what was probed and logs it; a checkpoint is the step log beside the Trainer's own state.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from zerograd.base import load_base, save_base
+from zerograd.config import MeZOArguments, MeZOConfig
+from zerograd.optimizer import MeZO
+from zerograd.runlog import replay
+from zerograd.steplog import StepLog
+from zerograd.task_side import TaskSide
+
+LOG_NAME = "steps.zlog"
+BASE_NAME = "base.weights"
+
+
+class MeZOMixin:
+    """Put in front of any `Trainer` subclass: `class MeZOSFTTrainer(MeZOMixin, SFTTrainer): pass`.
+
+    MeZO's settings come from the training arguments where they are a `MeZOArguments`, else they are its defaults.
+    """
+
+    args: Any  # the Trainer's own
+    mezo: MeZO | None = None
+    _resume_step = 0
+    _resuming = False
+
+    @property
+    def mezo_args(self) -> MeZOArguments:
+        """MeZO's part of the training arguments."""
+        return self.args if isinstance(self.args, MeZOArguments) else MeZOArguments()
+
+    @property
+    def log_path(self) -> Path:
+        """The run's step log."""
+        return Path(self.args.output_dir) / LOG_NAME
+
+    def train(self: Any, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """As `Trainer.train`. With `resume`, steps in the log are applied again without a forward pass."""
+        if self.mezo_args.resume and resume_from_checkpoint is None and self.log_path.exists():
+            self._resuming = True
+            last = last_whole_checkpoint(Path(self.args.output_dir))
+            resume_from_checkpoint = None if last is None else str(last)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)  # type: ignore[misc]
+
+    def create_optimizer(self: Any, model: Any = None) -> torch.optim.Optimizer:
+        """MeZO over the model's trainable parameters, with its log in `output_dir`."""
+        if self.optimizer is not None:
+            return self.optimizer  # type: ignore[no-any-return]
+        settings = self.mezo_args
+        self.mezo = MeZO(
+            (self.model if model is None else model).named_parameters(),
+            lr=self.args.learning_rate,
+            eps=settings.eps,
+            n=settings.num_probes,
+            weight_decay=self.args.weight_decay,
+            distribution=settings.distribution,
+            probing=settings.probing,
+            seed=self.args.seed,
+            log=self.log_path,
+            resume=self._resuming,
+            max_skipped=settings.max_skipped_steps,
+            allow_unread=settings.allow_unread,
+        )
+        if self.args.load_best_model_at_end and not settings.save_full_model:
+            save_base(Path(self.args.output_dir) / BASE_NAME, self.mezo.parameters)
+        self.mezo.fast_forward(self._resume_step)
+        self.optimizer = self.mezo
+        return self.mezo
+
+    def training_step(
+        self: Any, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Probe this (micro-)batch. Returns the mean of the losses on the two sides, for the Trainer's log."""
+        model.eval()  # dropout would differ between the two sides of a probe
+        inputs = self._prepare_inputs(inputs)
+        share = self.current_gradient_accumulation_steps if self._loss_is_a_mean(num_items_in_batch) else 1
+
+        def closure() -> torch.Tensor:
+            with self.compute_loss_context_manager():
+                loss = self.compute_loss(model, {**inputs}, num_items_in_batch=num_items_in_batch)
+            return loss.mean() / share
+
+        return torch.tensor(self.mezo.probe(closure), device=self.args.device)
+
+    def _loss_is_a_mean(self: Any, num_items_in_batch: Any) -> bool:
+        """Whether a micro-batch's loss is its own mean, or already its share of the whole accumulated batch."""
+        scaled = getattr(self, "loss_is_scaled_for_ga", None)
+        if scaled is None:
+            by_model = self.model_accepts_loss_kwargs and num_items_in_batch is not None
+            scaled = by_model or self.compute_loss_func is not None
+        return not scaled
+
+    def log(self: Any, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Adds the projected gradient of the last step to the Trainer's training logs."""
+        step = self.mezo.last_step if self.mezo is not None else None
+        if "loss" in logs and step is not None:
+            logs.pop("grad_norm", None)
+            logs["projected_grad"] = sum(step.g) / len(step.g)
+        super().log(logs, *args, **kwargs)  # type: ignore[misc]
+
+    def save_model(self: Any, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """A checkpoint (internal call) is a copy of the log; a call of yours saves the whole model."""
+        if not _internal_call or self.mezo is None or self.mezo_args.save_full_model:
+            super().save_model(output_dir, _internal_call=_internal_call)  # type: ignore[misc]
+        if _internal_call and self.mezo is not None and self.mezo.log is not None:
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.mezo.log.copy_to(folder / LOG_NAME, self.mezo.steps_done)
+
+    def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
+        """A checkpoint of ours holds no weights: note its step, to which `create_optimizer` replays."""
+        log = Path(resume_from_checkpoint) / LOG_NAME
+        if not log.exists():
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+            return
+        self._resume_step = len(StepLog.read(log).steps)
+        self._resuming = True
+        if not self.log_path.exists():
+            self.log_path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(log, self.log_path)
+
+    def _load_best_model(self: Any) -> None:
+        log = Path(self.state.best_model_checkpoint) / LOG_NAME
+        if self.mezo is None or self.mezo_args.save_full_model or not log.exists():
+            super()._load_best_model()  # type: ignore[misc]
+            return
+        base = Path(self.args.output_dir) / BASE_NAME
+        load_base(base, self.mezo.parameters)
+        replay(log, [(e.name, e.tensor) for e in self.mezo.parameters.entries])
+        base.unlink()
+
+
+class MeZOTrainer(MeZOMixin, Trainer):  # type: ignore[misc]
+    """`transformers.Trainer` that trains with forward passes only.
+
+    Args:
+        model: A causal or masked language model (or, without `task`, any model the Trainer takes).
+        args: A `MeZOConfig`.
+        task: Name of a task or a `Task`: `train_dataset` and `eval_dataset` are then its rows, the loss is the
+            cross-entropy over the label words, and evaluation reports the task's metric. None: the model's own loss.
+        **kwargs: As for `transformers.Trainer`; with `task`, `processing_class` is the tokenizer.
+    """
+
+    def __init__(self, model: Any = None, args: MeZOConfig | None = None, *, task: Any = None, **kwargs: Any) -> None:
+        self.task_side: TaskSide | None = None
+        if task is not None:
+            self.task_side = TaskSide.make(task, model, kwargs.get("processing_class"))
+            for key in ("train_dataset", "eval_dataset"):
+                if kwargs.get(key) is not None:
+                    kwargs[key] = self.task_side.encode(kwargs[key])
+            kwargs.setdefault("data_collator", self.task_side.collate)
+            if args is not None:
+                args.remove_unused_columns = False  # the collator reads examples, not the model's columns
+        super().__init__(model, args or MeZOConfig(), **kwargs)
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The task's loss, or the model's own."""
+        if self.task_side is None:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        return self.task_side.loss(model, inputs)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """The task's metric and loss on examples (encoded or rows), or the Trainer's own evaluation."""
+        examples: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        if self.task_side is None or isinstance(examples, dict):
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        measured = self.task_side.evaluate(self.model, self.task_side.encode(examples), not self.args.disable_tqdm)
+        metrics = {f"{metric_key_prefix}_{key}": value for key, value in measured.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def last_whole_checkpoint(output_dir: Path) -> Path | None:
+    """The latest checkpoint whose writing was not cut short: the Trainer writes its state last."""
+    found: Sequence[Path] = sorted(
+        (p for p in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if p.name.rpartition("-")[2].isdigit()),
+        key=lambda p: int(p.name.rpartition("-")[2]),
+    )
+    for folder in reversed(found):
+        try:
+            TrainerState.load_from_json(str(folder / "trainer_state.json"))
+            StepLog.read(folder / LOG_NAME)
+        except (OSError, json.JSONDecodeError, TypeError, ValueError):
+            continue
+        return folder
+    return None
