@@ -246,9 +246,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> OPTForCausalLM:
     return OPTForCausalLM(config)
 
 
-def pretrain(
-    model: OPTForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: Iterator[str], steps: int
-) -> None:
+def pretrain(model: OPTForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: Iterator[str], steps: int) -> None:
     """Train the model to predict the next token of documents never seen before, each closed by `</s>`."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: min(n / 100, 1.0) * (1 - n / steps))

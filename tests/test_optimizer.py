@@ -200,7 +200,7 @@ def test_autocast_around_the_step() -> None:
         model = torch.nn.Linear(16, 16)
         optimizer = MeZO(model.named_parameters(), lr=0.0, eps=0.1, probing=probing)
         with torch.autocast("cpu", torch.bfloat16):
-            plus, minus = optimizer._losses(lambda: model(torch.ones(2, 16)).float().sum(), 0)
+            plus, minus = optimizer._losses(lambda m=model: m(torch.ones(2, 16)).float().sum(), 0)
         assert plus != minus
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from zerograd.models import load_config
 from zerograd.task_side import is_masked_lm
 
@@ -12,6 +14,7 @@ COMMON: dict[str, Any] = {
     "load_best_model_at_end": True,
     "metric_for_best_model": "accuracy",
     "logging_steps": 0.05,
+    "dataloader_pin_memory": torch.cuda.is_available(),  # the Trainer's default warns on every epoch without a GPU
 }
 CAUSAL = {
     "learning_rate": 1e-6,

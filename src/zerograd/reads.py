@@ -149,9 +149,10 @@ class Reads(TorchFunctionMode):
 
     def _rows(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
         """The perturbed result of an operation that reads rows of one matrix only, or None for any other."""
-        if func is F.embedding and not kwargs.keys() & {"max_norm"} and (len(args) < 4 or args[3] is None):
-            names = ("input", "weight")
-            index, weight = (args[i] if i < len(args) else kwargs[name] for i, name in enumerate(names))
+        if func is F.embedding and len(args) == 2 and kwargs.get("max_norm") is None:  # as it dispatches itself
+            index, weight = args
+        elif func is torch.embedding:
+            weight, index = args[:2]
         elif func is torch.Tensor.__getitem__ and _is_row_index(args[1]):
             weight, index = args
         elif func in ROW_READS and len(args) == 3 and args[1] == 0:

@@ -58,7 +58,7 @@ class MeZOMixin:
     def create_optimizer(self: Any, model: Any = None) -> torch.optim.Optimizer:
         """MeZO over the model's trainable parameters, with its log in `output_dir`."""
         if self.optimizer is not None:
-            return self.optimizer  # type: ignore[no-any-return]
+            return self.optimizer
         settings = self.mezo_args
         self.mezo = MeZO(
             (self.model if model is None else model).named_parameters(),
