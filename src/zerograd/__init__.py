@@ -1,4 +1,9 @@
-"""zerograd: fine-tune language models with forward passes only (MeZO, arXiv 2305.17333)."""
+"""zerograd: fine-tune language models with forward passes only (MeZO, arXiv 2305.17333).
+
+`MeZO`, `StepLog` and `replay` need torch alone; the Trainer's names import transformers when they are first used.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from zerograd.optimizer import MeZO as MeZO
 from zerograd.optimizer import NonFiniteLossError as NonFiniteLossError
@@ -6,4 +11,38 @@ from zerograd.runlog import replay as replay
 from zerograd.steplog import LogError as LogError
 from zerograd.steplog import StepLog as StepLog
 
+if TYPE_CHECKING:
+    from zerograd.config import MeZOArguments as MeZOArguments
+    from zerograd.config import MeZOConfig as MeZOConfig
+    from zerograd.tasks import Task as Task
+    from zerograd.trainer import MeZOMixin as MeZOMixin
+    from zerograd.trainer import MeZOTrainer as MeZOTrainer
+
 __version__ = "0.1.0"
+__all__ = [
+    "LogError",
+    "MeZO",
+    "MeZOArguments",
+    "MeZOConfig",
+    "MeZOMixin",
+    "MeZOTrainer",
+    "NonFiniteLossError",
+    "StepLog",
+    "Task",
+    "replay",
+]
+LAZY = {
+    "MeZOArguments": "config",
+    "MeZOConfig": "config",
+    "MeZOMixin": "trainer",
+    "MeZOTrainer": "trainer",
+    "Task": "tasks",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in LAZY:
+        raise AttributeError(f"module 'zerograd' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"zerograd.{LAZY[name]}"), name)

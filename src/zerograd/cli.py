@@ -104,6 +104,7 @@ def _train(args: list[str]) -> None:
     parser = HfArgumentParser(
         [DataArguments, MeZOConfig],  # type: ignore[list-item]
         prog="zerograd train",
+        allow_abbrev=False,
         description="Defaults are for the model's kind.",
     )
     parser.set_defaults(**defaults_for(first.model, first.task))

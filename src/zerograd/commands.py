@@ -9,7 +9,7 @@ from zerograd.config import MeZOConfig
 from zerograd.data import Splits, load_splits
 from zerograd.evaluate import accuracy, mean_loss, write_predictions
 from zerograd.memory import peak_memory_bytes
-from zerograd.models import demo_folder, load_model
+from zerograd.models import check_model, demo_folder, load_model
 from zerograd.report import draw_curve, versions, write_results
 from zerograd.runlog import replay
 from zerograd.steplog import StepLog
@@ -24,10 +24,13 @@ if TYPE_CHECKING:
 def train(data: "DataArguments", config: MeZOConfig, given: dict[str, Any]) -> None:
     """Fine-tune, evaluate before and after, and leave model, log, results and picture in `config.output_dir`."""
     folder = Path(str(config.output_dir))
+    if folder.is_file():
+        raise FileExistsError(f"{folder} is a file; --output_dir must be a folder")
     if (folder / LOG_NAME).exists() and not config.resume:
         raise FileExistsError(
             f"{folder} already holds a run ({LOG_NAME}); continue it with --resume, or choose another --output_dir"
         )
+    check_model(data.model, data.dtype)
     splits = _splits(data, config.seed)
     model, tokenizer = load_model(data.model or str(demo_folder("model")), data.dtype)
     side = TaskSide.make(data.task, model, tokenizer)
@@ -71,8 +74,11 @@ def train(data: "DataArguments", config: MeZOConfig, given: dict[str, Any]) -> N
 
 def evaluate(args: "EvalArguments") -> None:
     """Print the test metrics of a model, or of base weights + log; write predictions if asked."""
-    splits = _splits(args, args.seed)
+    if args.predictions is not None and not Path(args.predictions).absolute().parent.is_dir():
+        raise FileNotFoundError(f"the folder of --predictions {args.predictions} does not exist; make it first")
     dtype = args.dtype if args.log is None else _dtype_of(args.log)
+    check_model(args.model, dtype)
+    splits = _splits(args, args.seed)
     model, tokenizer = load_model(args.model or str(demo_folder("model")), dtype)
     if args.log is not None:
         _replay(args.log, model, args.step)

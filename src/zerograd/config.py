@@ -4,6 +4,10 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from zerograd.estimators import SPSA
+from zerograd.noise import Noise
+from zerograd.perturb import check_probing
+
 
 @dataclass
 class MeZOArguments:
@@ -35,7 +39,7 @@ class MeZOConfig(MeZOArguments, TrainingArguments):
     dtype they were loaded in; `fp16` is refused, because its loss scaling belongs to backpropagation.
 
     Raises:
-        ValueError: `fp16=True`.
+        ValueError: A setting out of range, or `fp16=True`.
     """
 
     learning_rate: float = field(default=1e-6, metadata={"help": "Learning rate; the paper's grid is 1e-7 to 1e-5."})
@@ -43,6 +47,9 @@ class MeZOConfig(MeZOArguments, TrainingArguments):
     max_grad_norm: float = field(default=0.0, metadata={"help": "Must stay 0: there is no gradient to clip."})
 
     def __post_init__(self) -> None:
+        SPSA(self.eps, self.num_probes)  # each raises ValueError for a setting that cannot be
+        Noise(0, self.distribution)
+        check_probing(self.probing)
         if self.fp16:
             raise ValueError(
                 "fp16=True scales the loss for backpropagation, which MeZO does not do; load the model in float16 "

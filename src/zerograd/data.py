@@ -42,6 +42,9 @@ def load_splits(
     Raises:
         DataError: A missing file or column, an empty split, or a label outside the task's classes.
     """
+    for name, value in (("num_train", num_train), ("num_dev", num_dev), ("num_test", num_test)):
+        if value < 1:
+            raise DataError(f"{name} must be at least 1, got {value}")
     pool = load_split(task, data, "train")
     wanted = num_train + num_dev
     if wanted > len(pool):

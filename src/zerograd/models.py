@@ -29,15 +29,24 @@ def load_config(name: str) -> Any:
         raise _model_error(name, error) from error
 
 
+def check_model(name: str | None, dtype: str) -> bool:
+    """Check what can be checked without the weights; returns whether it is a masked language model.
+
+    Raises:
+        ModelError, PromptError: As `load_model`.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+    return is_masked_lm(load_config(name or str(demo_folder("model"))))
+
+
 def load_model(name: str, dtype: str) -> tuple[Any, Any]:
     """A model in eval mode and its tokenizer; weights in `dtype` ("auto": as they were saved).
 
     Raises:
         ModelError: It cannot be loaded, or is no causal or masked language model.
     """
-    if dtype not in DTYPES:
-        raise ModelError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
-    auto = AutoModelForMaskedLM if is_masked_lm(load_config(name)) else AutoModelForCausalLM
+    auto = AutoModelForMaskedLM if check_model(name, dtype) else AutoModelForCausalLM
     try:
         model: Any = auto.from_pretrained(name, dtype=DTYPES[dtype])
         tokenizer = AutoTokenizer.from_pretrained(name)

@@ -21,6 +21,12 @@ PROBING = ("auto", "streamed", "snapshot", "in_place")
 SNAPSHOT_BYTES = 1 << 26  # "auto" keeps a copy of trainable tensors up to this size (64 MB), else streams
 
 
+def check_probing(probing: str) -> None:
+    """ValueError for an unknown way of probing."""
+    if probing not in PROBING:
+        raise ValueError(f"unknown probing {probing!r}; choose one of {', '.join(PROBING)}")
+
+
 class Perturber:
     """Evaluates at theta + c z; outside `session` the weights are bit for bit what they were (not "in_place").
 
@@ -35,8 +41,7 @@ class Perturber:
     """
 
     def __init__(self, parameters: Parameters, noise: Noise, probing: str = "auto") -> None:
-        if probing not in PROBING:
-            raise ValueError(f"unknown probing {probing!r}; choose one of {', '.join(PROBING)}")
+        check_probing(probing)
         if probing == "auto":
             probing = "snapshot" if parameters.nbytes <= SNAPSHOT_BYTES else "streamed"
         self.probing = probing

@@ -49,9 +49,10 @@ class MeZOMixin:
 
     def train(self: Any, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """As `Trainer.train`. With `resume`, steps in the log are applied again without a forward pass."""
-        if self.mezo_args.resume and resume_from_checkpoint is None and self.log_path.exists():
+        asked = resume_from_checkpoint is True or (self.mezo_args.resume and resume_from_checkpoint is None)
+        if asked and self.log_path.exists():
             self._resuming = True
-            last = last_whole_checkpoint(Path(self.args.output_dir))
+            last = last_whole_checkpoint(Path(self.args.output_dir), self.args.max_steps)
             resume_from_checkpoint = None if last is None else str(last)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)  # type: ignore[misc]
 
@@ -165,6 +166,8 @@ class MeZOTrainer(MeZOMixin, Trainer):  # type: ignore[misc]
             if args is not None:
                 args.remove_unused_columns = False  # the collator reads examples, not the model's columns
         super().__init__(model, args or MeZOConfig(), **kwargs)
+        if task is not None:
+            self.loss_is_scaled_for_ga = False  # the task's loss is the mean of each micro-batch
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The task's loss, or the model's own."""
@@ -186,17 +189,22 @@ class MeZOTrainer(MeZOMixin, Trainer):  # type: ignore[misc]
         return metrics
 
 
-def last_whole_checkpoint(output_dir: Path) -> Path | None:
-    """The latest checkpoint whose writing was not cut short: the Trainer writes its state last."""
+def last_whole_checkpoint(output_dir: Path, max_steps: int) -> Path | None:
+    """The latest checkpoint whose writing was not cut short: the Trainer writes its state last.
+
+    A checkpoint of the run's last step does not count, because from there the Trainer would train one step more; the
+    steps up to it come from the log.
+    """
     found: Sequence[Path] = sorted(
         (p for p in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if p.name.rpartition("-")[2].isdigit()),
         key=lambda p: int(p.name.rpartition("-")[2]),
     )
     for folder in reversed(found):
         try:
-            TrainerState.load_from_json(str(folder / "trainer_state.json"))
+            state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
             StepLog.read(folder / LOG_NAME)
         except (OSError, json.JSONDecodeError, TypeError, ValueError):
             continue
-        return folder
+        if state.global_step < (max_steps if max_steps > 0 else state.max_steps):
+            return folder
     return None
