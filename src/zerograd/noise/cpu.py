@@ -1,16 +1,7 @@
 """The noise specification as Numba kernels: bit-equal to `reference`, one pass over memory, all cores.
 
-Work is cut at tile boundaries and given to threads by hand, because the kernels release the GIL: Numba's own parallel
-back ends are process-wide state that breaks when two Python threads launch kernels at once. Numba never contracts a
-multiplication and an addition into one FMA unless told to (`fastmath`), and a test pins that.
+Numba never contracts a multiplication and an addition into one FMA unless told to (`fastmath`); a test pins that.
 """
-
-import ctypes
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,14 +10,13 @@ from numpy.typing import NDArray
 
 from zerograd.noise.reference import ROUNDING_PROBE, SQUARE_UNIT, TILE
 from zerograd.noise.table import gaussian_table
+from zerograd.noise.threads import parallel
 
 U32, U64, F32, I32 = np.uint32, np.uint64, np.float32, np.int32
 ROUND_MULTIPLIER_0, ROUND_MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 KEY_STEP_0, KEY_STEP_1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
 LANES = 512  # 16-bit values lie in 8 rows of 512 lanes in a tile
 UNIT = 8 * TILE  # elements that are worth waking a thread for
-
-CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 FLOAT32, BFLOAT16, FLOAT16 = 0, 1, 2
 GAUSSIAN, RADEMACHER = 0, 1
@@ -222,65 +212,6 @@ def _squares(result, slot, lo, hi, key0, key1, tensor, step, probe, squares):
     result[slot] = total
 
 
-Work = Callable[[int, int, int], None]
-
-
-@cache
-def _openmp() -> Callable[..., None] | None:
-    """`GOMP_parallel` of the OpenMP runtime that PyTorch brings, or None where it brings another."""
-    for path in sorted(Path(torch.__file__).parent.glob("lib/libgomp*.so*")):
-        return ctypes.CDLL(str(path)).GOMP_parallel
-    return None
-
-
-@cache
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    del process  # part of the key: threads do not survive a fork
-    return ThreadPoolExecutor(threads, thread_name_prefix="zerograd-noise")
-
-
-def _run(work: Work, pieces: list[tuple[int, int]], threads: int) -> None:
-    """Call `work(slot, lo, hi)` for every piece, on PyTorch's own OpenMP threads where it can be done.
-
-    After each of PyTorch's operations its OpenMP threads spin for a while, waiting for the next one. Other threads
-    would compete with them for the cores (measured on two cores: 1.7 times slower); these threads do the work instead.
-    """
-    queue, errors = iter(list(enumerate(pieces))), []
-
-    def worker(_: object = None) -> None:
-        try:
-            for slot, (lo, hi) in queue:  # one list iterator, shared under the GIL; kernels release it
-                work(slot, lo, hi)
-        except BaseException as error:  # a C callback cannot raise
-            errors.append(error)
-
-    parallel = _openmp()
-    if parallel is not None:
-        parallel(CALLBACK(worker), None, threads, 0)
-    else:
-        for future in [_pool(threads, os.getpid()).submit(worker) for _ in range(threads)]:
-            future.result()
-    if errors:
-        raise errors[0]
-
-
-def _parallel(work: Work, count: int, unit: int, first: int = 0) -> int:
-    """Call `work(slot, lo, hi)` over [0, count) on torch's number of threads; returns how many calls were made.
-
-    Cuts lie at `first` plus multiples of `unit`, the smallest piece that is worth a thread's while. Each thread has
-    about four pieces, so that one that is held up does not hold up the others.
-    """
-    threads = torch.get_num_threads()
-    if count <= unit or threads == 1:
-        work(0, 0, count)
-        return 1
-    share = max(1, -(-count // (4 * threads) // unit)) * unit
-    bounds = [0, *range(first + share, count, share), count]
-    pieces = [(lo, hi) for lo, hi in zip(bounds[:-1], bounds[1:], strict=True) if lo < hi]
-    _run(work, pieces, threads)
-    return len(pieces)
-
-
 def _flat(t: torch.Tensor) -> tuple[NDArray[np.generic], int]:
     """A contiguous CPU tensor as a flat NumPy array of the same memory, and its kernel dtype."""
     if t.dtype == torch.float32:
@@ -318,11 +249,11 @@ def combine(
     )
     if rows is None:
         whole = _range32 if dtype == FLOAT32 else _range16
-        _parallel(lambda _, lo, hi: whole(o, source, lo, hi, base, *fixed), o.size, UNIT, -base % TILE)
+        parallel(lambda _, lo, hi: whole(o, source, lo, hi, base, *fixed), o.size, UNIT, -base % TILE)
     elif len(rows):
         index, width = rows.numpy(), o.size // len(rows)
         some = _rows32 if dtype == FLOAT32 else _rows16
-        _parallel(lambda _, lo, hi: some(o, source, index, lo, hi, width, fixed), len(rows), 16)
+        parallel(lambda _, lo, hi: some(o, source, index, lo, hi, width, fixed), len(rows), 16)
 
 
 def squared_norm(numel: int, *, seed: int, tensor: int, step: int, probe: int, device: torch.device) -> int:
@@ -332,5 +263,5 @@ def squared_norm(numel: int, *, seed: int, tensor: int, step: int, probe: int, d
     squares = np.floor(table * table / SQUARE_UNIT).astype(np.int64)
     result = np.zeros(4 * torch.get_num_threads() + 4, np.int64)
     key = [U32(v & 0xFFFFFFFF) for v in (seed, seed >> 32, tensor, step, probe)]
-    slots = _parallel(lambda slot, lo, hi: _squares(result, slot, lo, hi, *key, squares), numel, UNIT)  # type: ignore[call-arg]
+    slots = parallel(lambda slot, lo, hi: _squares(result, slot, lo, hi, *key, squares), numel, UNIT)  # type: ignore[call-arg]
     return int(result[:slots].sum())
