@@ -68,7 +68,7 @@ def train(data: "DataArguments", config: MeZOConfig, given: dict[str, Any]) -> N
         "versions": versions(),
     }
     write_results(folder / "results.json", results)
-    draw_curve(folder / "curve.png", log, trainer.state.log_history, before, f"{data.task}, {results['model']}")
+    draw_curve(folder / "curve.png", log, trainer.state.log_history, results)
     _print_summary(folder, results, data, config, given)
 
 

@@ -25,17 +25,18 @@ def write_results(path: Path, results: dict[str, Any]) -> None:
     os.replace(temporary, path)
 
 
-def draw_curve(path: Path, log: StepLog, history: list[dict[str, Any]], before: dict[str, float], title: str) -> None:
+def draw_curve(path: Path, log: StepLog, history: list[dict[str, Any]], results: dict[str, Any]) -> None:
     """Training loss of every step (points) and its running mean, and the dev metric over steps, as a PNG.
 
     Args:
         path: The picture.
         log: The run's step log.
         history: The Trainer's `state.log_history`.
-        before: Metrics on the test rows before training, drawn as a line to compare with.
-        title: Printed above.
+        results: What `results.json` holds: the metrics before and after are drawn as lines to compare with.
     """
     from matplotlib.figure import Figure
+
+    before, after, selected = (results[key] for key in ("before", "after", "selected_step"))
 
     done = [s for s in log.steps if not s.skipped]
     steps, losses = [s.number + 1 for s in done], [s.mean_loss for s in done]
@@ -51,8 +52,10 @@ def draw_curve(path: Path, log: StepLog, history: list[dict[str, Any]], before: 
     measured = [(h["step"], h["eval_accuracy"]) for h in history if "eval_accuracy" in h]
     if measured:
         bottom.plot(*zip(*measured, strict=True), "o-", color="tab:orange", label="dev accuracy")
-    bottom.axhline(before["accuracy"], linestyle="--", color="grey", label="test accuracy before training")
+        bottom.axvline(selected, linestyle=":", color="grey", label="selected step")
+    bottom.axhline(before["accuracy"], linestyle="--", color="grey", label="test accuracy before")
+    bottom.axhline(after["accuracy"], linestyle="--", color="tab:green", label="test accuracy after")
     bottom.set(xlabel="step", ylabel="accuracy")
-    bottom.legend(loc="lower right")
-    top.set_title(title)
+    bottom.legend(loc="center right")
+    top.set_title(f"{results['task']}, {results['model']}")
     figure.savefig(path, dpi=130)
