@@ -231,3 +231,21 @@ def test_automatic_choice() -> None:
     assert MeZO(large.named_parameters(), lr=0.0).perturber.probing == "streamed"
     with pytest.raises(ValueError, match="stream.*streamed"):
         MeZO(small.named_parameters(), lr=0.0, probing="stream")
+
+
+@pytest.mark.parametrize("probing", ["streamed", "snapshot"])
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+def test_a_compiled_forward_is_right_or_refused(backend: str, probing: str) -> None:
+    """Generated code reads weights unseen: then the first step says so, and what can be done."""
+    model, twin = (torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.LayerNorm(5)) for _ in range(2))
+    twin.load_state_dict(model.state_dict())
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend=backend)
+    closure = lambda: compiled(torch.eye(2, 6)).exp().mean()  # noqa: E731
+    expected = losses_by_hand(twin, lambda: twin(torch.eye(2, 6)).exp().mean())
+    if backend == "inductor":
+        with pytest.raises(RuntimeError, match=r"never read.*torch\.compile.*snapshot"):
+            MeZO(model.named_parameters(), lr=0.0, probing=probing).step(closure)
+    if backend != "inductor" or probing == "snapshot":
+        optimizer = MeZO(model.named_parameters(), lr=0.0, eps=EPS, probing=probing, allow_unread=True)
+        assert optimizer._losses(closure, 0) == pytest.approx(expected, rel=1e-6)

@@ -107,7 +107,8 @@ class Perturber:
             raise RuntimeError(
                 f"the forward never read trainable {', '.join(unread[:5])}{more}: it cannot be tuned and would only "
                 "collect noise. Freeze it with requires_grad_(False), or pass allow_unread=True if other batches read "
-                "it (experts of a mixture, say)."
+                "it (experts of a mixture, say). What a torch.compile'd forward reads cannot be seen: use "
+                "probing='snapshot' and allow_unread=True there."
             )
 
     def _mode(self, c: float | None) -> Reads:

@@ -101,6 +101,8 @@ class Reads(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if torch.compiler.is_compiling():  # a compiled forward reads the weights themselves; see `stop_watching`
+            return func(*args, **kwargs)
         found = [t for t in _tensors((*args, *kwargs.values())) if id(t) in self._entries]
         if self._spans is not None:
             self._find_aliases(args, kwargs)
