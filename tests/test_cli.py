@@ -78,6 +78,9 @@ def test_a_second_run_in_the_same_folder(trained: Path, capsys: Any) -> None:
     assert "already holds a run" in capsys.readouterr().err
     assert zerograd(f"train {TRAIN} --resume", "--output_dir", trained) == 0  # finished: nothing to do
     assert (trained / "steps.zlog").read_bytes() == kept
+    capsys.readouterr()
+    assert zerograd(f"train {TRAIN} --resume", "--output_dir", trained, "--num_train", 32) == 1
+    assert "has num_train 64, this command asks for 32" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -93,6 +96,8 @@ def test_a_second_run_in_the_same_folder(trained: Path, capsys: Any) -> None:
         ("train --data {blank}", 1, "is empty"),
         ("train --data {labels}", 1, "row 1 .* has label 7; task 'sst2' knows 0 to 1"),
         ("train --data {broken}", 1, "is not JSON lines"),
+        ("train --data {null}", 1, "row 1 of .* has None in column 'sentence'"),
+        ("train --data {single}", 1, "has 1 training row"),
         ("train --eps 0", 1, "eps must be positive"),
         ("train --eps -1", 1, "eps must be positive"),
         ("train --fp16 true", 1, "load the model in float16"),
@@ -105,6 +110,7 @@ def test_a_second_run_in_the_same_folder(trained: Path, capsys: Any) -> None:
         ("eval --predictions {missing}/x.jsonl --num_test 4", 1, "missing.*does not exist"),
         ("replay --log {text} --output_dir {new}", 1, "not a zerograd step log"),
         ("train --output_dir {text}", 1, "is a file"),
+        ("replay --log {text} --output_dir {text}", 1, "is a file"),
     ],
 )
 def test_mistakes(line: str, status: int, words: str, tmp_path: Path, capsys: Any) -> None:
@@ -117,6 +123,8 @@ def test_mistakes(line: str, status: int, words: str, tmp_path: Path, capsys: An
         "blank": "",
         "labels": good + '{"sentence": "b", "label": 7}\n',
         "broken": "{sentence\n",
+        "null": good + '{"sentence": null, "label": 1}\n',
+        "single": good,
     }
     for name, content in rows.items():
         (tmp_path / name).mkdir()

@@ -155,11 +155,14 @@ def test_weight_decay_is_decoupled_and_spares_vectors() -> None:
     assert torch.equal(model.bias, torch.full_like(model.bias, 2.0))
 
 
-def test_state_dict_round_trip() -> None:
+def test_state_dict_round_trip(tmp_path) -> None:  # type: ignore[no-untyped-def]
     model = Quadratic()
     optimizer = MeZO(model.named_parameters(), lr=1e-2)
     optimizer.step(model)
     saved = optimizer.state_dict()
+    logged = MeZO(model.named_parameters(), lr=5.0, log=tmp_path / "run.zlog")
+    with pytest.raises(ValueError, match="of step 1, but the weights and the log are at step 0"):
+        logged.load_state_dict(saved)
     other = MeZO(model.named_parameters(), lr=5.0)
     other.load_state_dict(saved)
     assert other.steps_done == 1
@@ -201,7 +204,26 @@ def test_autocast_around_the_step() -> None:
         optimizer = MeZO(model.named_parameters(), lr=0.0, eps=0.1, probing=probing)
         with torch.autocast("cpu", torch.bfloat16):
             plus, minus = optimizer._losses(lambda m=model: m(torch.ones(2, 16)).float().sum(), 0)
-        assert plus != minus
+            assert plus != minus
+            before = model(torch.ones(2, 16)).float().sum()
+            optimizer.step(lambda m=model: m(torch.ones(2, 16)).float().sum())
+            if probing != "in_place":
+                assert torch.equal(model(torch.ones(2, 16)).float().sum(), before)  # lr is 0
+
+
+def test_a_probe_that_fails_leaves_nothing_behind() -> None:
+    model, calls = Quadratic(), []
+    optimizer = MeZO(model.named_parameters(), lr=0.0, n=2)
+
+    def failing() -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 5:
+            raise MemoryError
+        return model()
+
+    with pytest.raises(MemoryError):
+        optimizer.step([model, failing])
+    assert optimizer.step(model) == pytest.approx(30, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -211,6 +233,7 @@ def test_autocast_around_the_step() -> None:
         ({"eps": 0.0}, "eps.*0.0.*1e-3"),
         ({"eps": float("nan")}, "eps"),
         ({"n": 0}, "n, the number of probes"),
+        ({"n": 70_000}, "n, the number of probes"),
         ({"weight_decay": -0.1}, "weight_decay"),
     ],
 )

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from architectures import loss_closure, make_tiny, same, state
-from zerograd import MeZO
+from zerograd import MeZO, replay
 
 EPS = 1e-2
 
@@ -88,12 +88,12 @@ def test_weights_survive_a_forward_that_raises(probing, error, side, dtype) -> N
 
 
 @pytest.mark.parametrize("probing", ["streamed", "snapshot"])
-def test_ctrl_c_during_the_pass_waits(probing: str) -> None:
+def test_ctrl_c_during_the_pass_waits(probing: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
     """A SIGINT that arrives while weights are being written is delivered after the pass."""
     import signal
 
     model = make_tiny("llama")
-    optimizer = MeZO(model.named_parameters(), lr=1e-3, probing=probing)
+    optimizer = MeZO(model.named_parameters(), lr=1e-3, probing=probing, log=tmp_path / "run.zlog")
     closure = loss_closure(model)
     reference = make_tiny("llama")
     twin = MeZO(reference.named_parameters(), lr=1e-3, probing=probing)
@@ -110,6 +110,13 @@ def test_ctrl_c_during_the_pass_waits(probing: str) -> None:
         patch.setattr(optimizer.noise.__class__, "add_", interrupting)
         optimizer.step(closure)
     assert same(model, state(reference))  # the whole update was applied, not three tensors of it
+    for _ in range(2):
+        optimizer.step(closure)
+        twin.step(loss_closure(reference))
+    assert same(model, state(reference))  # and it was applied once
+    rebuilt = make_tiny("llama")
+    replay(tmp_path / "run.zlog", rebuilt)
+    assert same(rebuilt, state(reference))
 
 
 class Direct(torch.nn.Module):
@@ -179,7 +186,10 @@ def test_a_tensor_that_is_never_read_is_an_error_that_names_it(probing: str) -> 
     model = Direct()
     closure = lambda: model.table(torch.tensor([1])).sum()  # noqa: E731
     with pytest.raises(RuntimeError, match=r"never read.*experts"):
-        MeZO(model.named_parameters(), lr=0.0, probing=probing).step(closure)
+        optimizer = MeZO(model.named_parameters(), lr=0.0, probing=probing)
+        with pytest.raises(RuntimeError, match="never read"):
+            optimizer.step(closure)
+        optimizer.step(closure)  # and not only once
     assert MeZO(model.named_parameters(), lr=0.0, probing=probing, allow_unread=True).step(closure) is not None
 
 
@@ -231,6 +241,97 @@ def test_automatic_choice() -> None:
     assert MeZO(large.named_parameters(), lr=0.0).perturber.probing == "streamed"
     with pytest.raises(ValueError, match="stream.*streamed"):
         MeZO(small.named_parameters(), lr=0.0, probing="stream")
+
+
+@pytest.mark.parametrize("probing", ["snapshot", "in_place"])
+def test_a_pass_that_fails_half_way_is_undone(probing: str) -> None:
+    model = make_tiny("llama")
+    optimizer = MeZO(model.named_parameters(), lr=0.0, probing=probing)
+    closure, before = loss_closure(model), state(model)
+    optimizer.step(closure)
+    kind, calls = type(optimizer.noise), []
+    original = kind.combine
+
+    def failing(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        calls.append(1)
+        if len(calls) == 5:
+            raise MemoryError("no room")
+        return original(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(kind, "combine", failing)
+        optimizer.step(closure)
+    if probing == "snapshot":
+        assert same(model, before)
+    assert all(torch.allclose(t, before[name], atol=1e-6) for name, t in model.state_dict().items())
+
+
+def test_vmap_over_a_weight_is_seen() -> None:
+    models = [torch.nn.Linear(6, 5) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+
+    def closure_of(m):  # type: ignore[no-untyped-def]
+        return lambda: torch.vmap(lambda row: row.exp().sum())(m.weight).sum() + m(torch.ones(6)).sum()
+
+    optimizer = MeZO(models[0].named_parameters(), lr=0.0, eps=EPS, probing="streamed")
+    with pytest.warns(UserWarning, match="weight.*snapshot"):
+        got = optimizer._losses(closure_of(models[0]), 0)
+    assert got == losses_by_hand(models[1], closure_of(models[1]))
+
+
+def test_a_view_kept_between_calls_is_refused() -> None:
+    model, cache = torch.nn.Linear(6, 5), []
+
+    def closure() -> torch.Tensor:
+        cache or cache.append(model.weight.t())
+        return (torch.ones(6) @ cache[0] + model.bias).sum()
+
+    with pytest.raises(RuntimeError, match=r"keeps a view of trainable tensor 'weight'.*snapshot"):
+        MeZO(model.named_parameters(), lr=0.0, probing="streamed").step(closure)
+
+
+def test_an_objective_that_uses_autograd() -> None:
+    """Autograd saves the weights it multiplies with: they must not be overwritten by the next layer's."""
+    results = []
+    for probing in ("streamed", "snapshot"):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(*(torch.nn.Linear(600, 600) for _ in range(3)))
+
+        def closure(model: torch.nn.Module = model) -> torch.Tensor:
+            x = torch.ones(2, 600, requires_grad=True)
+            with torch.enable_grad():
+                (gradient,) = torch.autograd.grad(model(x).square().sum(), x)
+            return gradient.square().mean()
+
+        results.append(losses(model, closure, probing))
+    assert results[0] == results[1]
+
+
+def test_reads_that_torch_refuses_are_refused() -> None:
+    model = Direct()
+    for read in (lambda: model.experts[3], lambda: model.table(torch.tensor([10])), lambda: model.table.weight[-11]):
+        with pytest.raises(IndexError):
+            MeZO(model.named_parameters(), lr=0.0, probing="streamed").step(lambda read=read: read().sum())
+    with pytest.raises(RuntimeError, match="writes to trainable tensor 'scale'"):
+        MeZO(model.named_parameters(), lr=0.0, probing="streamed").step(
+            lambda: torch._foreach_mul_([model.scale], 2.0) or model.scale.sum()
+        )
+
+
+def test_a_module_with_a_fast_path_is_resumed_exactly(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """nn.TransformerEncoderLayer computes in another order while a torch-function mode is active."""
+
+    def train(steps: int, resume: bool):  # type: ignore[no-untyped-def]
+        torch.manual_seed(0)
+        model = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
+        optimizer = MeZO(model.named_parameters(), lr=1e-2, log=tmp_path / f"{resume}.zlog", resume=resume)
+        for _ in range(steps):
+            optimizer.step(lambda: model(torch.ones(2, 3, 16)).square().sum() + model(torch.eye(16)[None]).sum())
+        return model
+
+    whole = train(5, resume=False)
+    train(2, resume=True)
+    assert same(train(5, resume=True), state(whole))
 
 
 @pytest.mark.parametrize("probing", ["streamed", "snapshot"])

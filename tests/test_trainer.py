@@ -181,6 +181,50 @@ def test_the_best_checkpoint_is_loaded_at_the_end(tmp_path: Path, splits: Any) -
     assert trainer.evaluate()["eval_accuracy"] == max(scores)
     assert not (tmp_path / "base.weights").exists()
 
+    with pytest.raises(RuntimeError, match="best checkpoint into the model"):
+        trainer.train()
+
+
+def test_resume_in_the_trainer_that_was_interrupted_is_refused(tmp_path: Path, splits: Any) -> None:
+    class Interrupt(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 5:
+                raise KeyboardInterrupt
+
+    trainer = make(tmp_path, splits, save_strategy="steps", save_steps=2, callbacks=[Interrupt()])
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    with pytest.raises(RuntimeError, match=r"at step 5, the checkpoint at step 4.*new trainer"):
+        trainer.train(resume_from_checkpoint=True)
+
+
+def test_the_checkpoint_of_another_run_is_refused(tmp_path: Path, splits: Any) -> None:
+    for name, seed in (("one", 1), ("two", 2)):
+        make(tmp_path / name, splits, save_strategy="steps", save_steps=2, seed=seed).train()
+    with pytest.raises(LogError, match="not a checkpoint of the run"):
+        make(tmp_path / "one", splits, seed=1).train(resume_from_checkpoint=str(tmp_path / "two" / "checkpoint-2"))
+
+
+def test_saving_for_the_hub_saves_the_model_and_leaves_the_log(tmp_path: Path, splits: Any) -> None:
+    trainer = make(tmp_path, splits)
+    trainer.train()
+    inode = (tmp_path / "steps.zlog").stat().st_ino
+    trainer.save_model(_internal_call=True)  # as `push_to_hub` does
+    assert same(load_model(str(tmp_path), "auto")[0], state(trainer.model))
+    assert (tmp_path / "steps.zlog").stat().st_ino == inode
+
+
+def test_several_evaluation_sets_and_predict(tmp_path: Path, splits: Any) -> None:
+    model, tokenizer = demo()
+    sets = {"a": splits.dev, "b": splits.test}
+    trainer = MeZOTrainer(model, config(tmp_path), task="sst2", processing_class=tokenizer, eval_dataset=sets)
+    metrics = trainer.evaluate()
+    assert {"eval_a_accuracy", "eval_b_accuracy"} <= metrics.keys()
+    predicted = trainer.predict(splits.test)
+    assert predicted.predictions.shape == (10, 2)
+    assert predicted.metrics["test_accuracy"] == metrics["eval_b_accuracy"]
+    assert (predicted.predictions.argmax(1) == predicted.label_ids).mean() == metrics["eval_b_accuracy"]
+
 
 def test_logs_and_callbacks(tmp_path: Path, splits: Any) -> None:
     trainer = make(tmp_path, splits, logging_steps=2)

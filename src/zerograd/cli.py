@@ -74,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _explained(command: Any, args: list[str]) -> int:
     from zerograd.optimizer import NonFiniteLossError
+    from zerograd.reads import ProbeError
 
     trace = "--traceback" in args
     rest = [a for a in args[1:] if a != "--traceback"]
@@ -83,7 +84,7 @@ def _explained(command: Any, args: list[str]) -> int:
         again = shlex.join(["zerograd", args[0], *rest, *([] if "--resume" in rest else ["--resume"])])
         print(f"\nzerograd: interrupted.{f' Continue with: {again}' if args[0] == 'train' else ''}", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, OSError, NonFiniteLossError) as error:
+    except (ValueError, TypeError, OSError, NonFiniteLossError, ProbeError) as error:
         if trace:
             raise
         print(f"zerograd: error: {error}\n(--traceback shows where)", file=sys.stderr)

@@ -1,5 +1,6 @@
 """The three commands: train, evaluate, rebuild. Each checks all it can before it loads a model."""
 
+import json
 import shlex
 import time
 from pathlib import Path
@@ -9,10 +10,10 @@ from zerograd.config import MeZOConfig
 from zerograd.data import Splits, load_splits
 from zerograd.evaluate import accuracy, mean_loss, write_predictions
 from zerograd.memory import peak_memory_bytes
-from zerograd.models import check_model, demo_folder, load_model
+from zerograd.models import check_model, demo_folder, load_model, save_model
 from zerograd.report import draw_curve, versions, write_results
 from zerograd.runlog import replay
-from zerograd.steplog import StepLog
+from zerograd.steplog import StepLog, holds_run
 from zerograd.task_side import TaskSide
 from zerograd.tasks import get_task
 from zerograd.trainer import LOG_NAME, MeZOTrainer
@@ -26,7 +27,7 @@ def train(data: "DataArguments", config: MeZOConfig, given: dict[str, Any]) -> N
     folder = Path(str(config.output_dir))
     if folder.is_file():
         raise FileExistsError(f"{folder} is a file; --output_dir must be a folder")
-    if (folder / LOG_NAME).exists() and not config.resume:
+    if holds_run(folder / LOG_NAME) and not config.resume:
         raise FileExistsError(
             f"{folder} already holds a run ({LOG_NAME}); continue it with --resume, or choose another --output_dir"
         )
@@ -43,6 +44,7 @@ def train(data: "DataArguments", config: MeZOConfig, given: dict[str, Any]) -> N
         train_dataset=splits.train,
         eval_dataset=splits.dev,
     )
+    _same_run(folder, data, config)
     print(f"{data.task}: {len(splits.train)} training, {len(splits.dev)} dev, {len(test)} test rows")
     progress = not config.disable_tqdm
     before = side.evaluate(model, test, progress)
@@ -51,7 +53,7 @@ def train(data: "DataArguments", config: MeZOConfig, given: dict[str, Any]) -> N
     trainer.train()
     seconds = time.perf_counter() - start
     after = side.evaluate(model, test, progress)
-    trainer.save_model(str(folder))
+    save_model(model, tokenizer, folder)
     log = StepLog.read(folder / LOG_NAME)
     best = trainer.state.best_global_step if config.load_best_model_at_end else None
     results = {
@@ -93,13 +95,33 @@ def evaluate(args: "EvalArguments") -> None:
 def rebuild(args: "ReplayArguments") -> None:
     """Rebuild a run's weights and save them with `save_pretrained`."""
     folder = Path(args.output_dir)
+    if folder.is_file():
+        raise FileExistsError(f"{folder} is a file; --output_dir must be a folder")
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; choose another --output_dir")
     model, tokenizer = load_model(args.model or str(demo_folder("model")), _dtype_of(args.log))
     _replay(args.log, model, args.step)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_model(model, tokenizer, folder)
     print(f"rebuilt model: {folder}\nNext: zerograd eval --model {shlex.quote(str(folder))}")
+
+
+def _same_run(folder: Path, data: "DataArguments", config: MeZOConfig) -> None:
+    """Note what decides the order and content of the batches; refuse to resume a run that had them otherwise."""
+    names = ("per_device_train_batch_size", "gradient_accumulation_steps", "seed", "data_seed", "lr_scheduler_type")
+    settings = {k: v for k, v in vars(data).items() if k not in ("model", "data", "dtype", "num_test")}
+    settings.update({name: getattr(config, name) for name in names})
+    settings = json.loads(json.dumps(settings, default=str))
+    note = folder / "run.json"
+    if holds_run(folder / LOG_NAME) and note.exists():
+        before = json.loads(note.read_text(encoding="utf-8"))
+        for key, value in settings.items():
+            if before.get(key) != value:
+                raise ValueError(
+                    f"the run in {folder} has {key} {before.get(key)!r}, this command asks for {value!r}: a resumed "
+                    "run must have the settings of the run it continues"
+                )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_results(note, settings)
 
 
 def _splits(data: "DataArguments", seed: int) -> Splits:

@@ -46,9 +46,11 @@ def load_splits(
         if value < 1:
             raise DataError(f"{name} must be at least 1, got {value}")
     pool = load_split(task, data, "train")
+    if len(pool) < 2:
+        raise DataError(f"{data or task.hub[0]} has {len(pool)} training row; training and dev need at least one each")
     wanted = num_train + num_dev
     if wanted > len(pool):
-        num_train = max(1, len(pool) * num_train // wanted)
+        num_train = min(max(1, len(pool) * num_train // wanted), len(pool) - 1)
         num_dev = len(pool) - num_train
     order = np.random.default_rng(seed).permutation(len(pool))
     train, dev = order[:num_train], order[num_train : num_train + num_dev]
@@ -69,6 +71,10 @@ def load_split(task: Task, data: str | Path | None, split: str) -> Dataset:
         )
     if len(rows) == 0:
         raise DataError(f"{source} is empty; task {task.name!r} needs at least one row in it")
+    for column in task.columns:
+        for i, text in enumerate(rows[column]):
+            if not isinstance(text, str):
+                raise DataError(f"row {i} of {source} has {text!r} in column {column!r}, where a text belongs")
     for i, label in enumerate(rows[task.label]):
         if not isinstance(label, int) or not 0 <= label < len(task.words):
             raise DataError(

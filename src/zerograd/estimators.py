@@ -24,8 +24,8 @@ class SPSA:
     def __post_init__(self) -> None:
         if not (self.eps > 0 and math.isfinite(self.eps)):
             raise ValueError(f"eps must be positive and finite, got {self.eps}; the paper uses 1e-3")
-        if self.n < 1:
-            raise ValueError(f"n, the number of probes a step, must be at least 1, got {self.n}")
+        if not 1 <= self.n <= 65_535:
+            raise ValueError(f"n, the number of probes a step, must be 1 to 65535, got {self.n}")
 
     def projected_gradient(self, loss_plus: float, loss_minus: float) -> float:
         """g from the losses at theta + eps z and theta - eps z."""

@@ -34,9 +34,10 @@ class AnswerHead(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is not F.linear or self._weight is None or args[1] is not self._weight:
+        weight = self._weight
+        if func is not F.linear or weight is None or (args[1] if len(args) > 1 else kwargs["weight"]) is not weight:
             return func(*args, **kwargs)
-        hidden, weight = args[0], args[1]
+        hidden = args[0] if args else kwargs["input"]
         bias = args[2] if len(args) > 2 else kwargs.get("bias")
         self.used = True
         hidden = self._at_positions(hidden)

@@ -1,10 +1,13 @@
 """Loading a model and its tokenizer, from the hub, a folder, or the built-in demo."""
 
+import os
+import shutil
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from zerograd.task_side import is_masked_lm
@@ -54,6 +57,26 @@ def load_model(name: str, dtype: str) -> tuple[Any, Any]:
         raise _model_error(name, error) from error
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval(), tokenizer
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
+    """`save_pretrained` into a folder whose other files stay; whole or not at all.
+
+    Raises:
+        OSError: The disk is full, or the folder cannot be written.
+    """
+    temporary = folder / ".saving"
+    try:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        for path in temporary.iterdir():
+            os.replace(path, folder / path.name)
+        temporary.rmdir()
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise OSError(
+            f"cannot save the model to {folder}: {error}. Free some space and run the command again."
+        ) from error
 
 
 def _model_error(name: str, error: Exception) -> ModelError:

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 
 from zerograd.estimators import SPSA
+from zerograd.groups import make_groups
+from zerograd.interrupts import uninterrupted
 from zerograd.noise import Noise
 from zerograd.parameters import Parameters
 from zerograd.perturb import Perturber
 from zerograd.runlog import check_base, make_header
-from zerograd.steplog import LogError, Step, StepLog
+from zerograd.steplog import MAX_GROUPS, LogError, Step, StepLog
 from zerograd.updates import sgd_
 
 Closure = Callable[[], torch.Tensor | float]
@@ -80,7 +82,9 @@ class MeZO(torch.optim.Optimizer):
             raise ValueError(f"weight_decay must be 0 or more, got {weight_decay}")
         self.estimator = SPSA(eps, n)
         self.noise = Noise(seed, distribution)
-        groups = _groups(params, weight_decay)
+        groups = make_groups(params, weight_decay)
+        if len(groups) > MAX_GROUPS:
+            raise ValueError(f"{len(groups)} parameter groups; the step log knows at most {MAX_GROUPS}")
         super().__init__(groups, {"lr": lr, "weight_decay": weight_decay})
         self.parameters = Parameters(
             (name, tensor, i)
@@ -110,25 +114,22 @@ class MeZO(torch.optim.Optimizer):
             NonFiniteLossError: More than `max_skipped` steps in a row had a loss that is not finite.
             OSError: The log could not be written; weights and log are as before the step.
         """
-        loss = None
-        if closure is not None:
-            closures = closure if isinstance(closure, Sequence) else [closure]
-            loss = sum(self.probe(part) for part in closures)
-        recorded = self._recorded()
-        if recorded is None and not self._probed:
-            raise RuntimeError("step() has nothing to apply: call probe(closure) first, or step(closure)")
-        if recorded is None:
-            if self.perturber.watching:
-                self.perturber.stop_watching(self._allow_unread)
-            step = self._gather()
-            if self.log is not None:
-                self.log.append(step)
-        else:
-            step = recorded
-            self._check_lr(step)
-        sgd_(self.parameters, self.noise, step, self._weight_decay)
-        self.steps_done += 1
-        self._clear()
+        try:
+            loss = None if closure is None else self._probe_all(closure)
+            recorded = self._recorded()
+            if recorded is not None:
+                step = recorded
+                self._check_lr(step)
+            else:
+                step = self._gather()
+            with uninterrupted():  # all of it or nothing, also when Ctrl-C is pressed
+                if recorded is None and self.log is not None:
+                    self.log.append(step)
+                sgd_(self.parameters, self.noise, step, self._weight_decay)
+                self.steps_done += 1
+        finally:
+            self._clear()
+            torch.clear_autocast_cache()
         self._count_skipped(step)
         return loss
 
@@ -146,14 +147,12 @@ class MeZO(torch.optim.Optimizer):
             loss = recorded.mean_loss if not self._probed else 0.0
             self._probed = True
             return loss
-        mean = 0.0
-        for j in range(self.estimator.n):
-            plus, minus = self._losses(closure, j)
+        losses = [self._losses(closure, j) for j in range(self.estimator.n)]
+        for j, (plus, minus) in enumerate(losses):
             self._plus[j] += plus
             self._minus[j] += minus
-            mean += (plus + minus) / 2 / self.estimator.n
         self._probed = True
-        return mean
+        return sum(plus + minus for plus, minus in losses) / (2 * len(losses))
 
     def fast_forward(self, steps: int) -> None:
         """Re-apply logged steps until `steps` steps are done. ValueError if the log is shorter."""
@@ -174,9 +173,19 @@ class MeZO(torch.optim.Optimizer):
         return {**super().state_dict(), "steps_done": self.steps_done}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore learning rates and the number of steps done. The weights are the caller's to restore."""
+        """Restore learning rates and the number of steps done. The weights are the caller's to restore.
+
+        Raises:
+            ValueError: There is a log, and it is at another step.
+        """
+        steps_done = int(state_dict.get("steps_done", self.steps_done))
+        if self.log is not None and steps_done != self.steps_done:
+            raise ValueError(
+                f"this state is of step {steps_done}, but the weights and the log are at step {self.steps_done}: start "
+                "from the base weights and resume the log instead (MeZO(..., log=path, resume=True), or a new Trainer)"
+            )
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "steps_done"})
-        self.steps_done = int(state_dict.get("steps_done", self.steps_done))
+        self.steps_done = steps_done
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Groups are given to the constructor: the log's header names every tensor, so none can be added later."""
@@ -202,11 +211,17 @@ class MeZO(torch.optim.Optimizer):
             return self.log.steps[self.steps_done]
         return None
 
+    def _probe_all(self, closure: Closure | Sequence[Closure]) -> float:
+        return sum(self.probe(part) for part in (closure if isinstance(closure, Sequence) else [closure]))
+
     def _losses(self, closure: Closure, probe: int) -> tuple[float, float]:
         scale = self.noise.scale(
             self.parameters.sizes, step=self.steps_done, probe=probe, device=self.parameters.device
         )
         c = float(np.float32(self.estimator.eps * scale))
+        if self.perturber.watching and self.perturber.probing != "streamed" and probe == 0:
+            with torch.no_grad(), self.perturber.watch():
+                closure()
         with torch.no_grad(), self.perturber.session(self.steps_done, probe):
             plus = self._loss(closure, c)
             if self.perturber.watching and self.perturber.take_aliased():
@@ -227,6 +242,10 @@ class MeZO(torch.optim.Optimizer):
         return _as_float(loss)
 
     def _gather(self) -> Step:
+        if not self._probed:
+            raise RuntimeError("step() has nothing to apply: call probe(closure) first, or step(closure)")
+        if self.perturber.watching:
+            self.perturber.stop_watching(self._allow_unread)
         f32 = np.float32
         g = [self.estimator.projected_gradient(p, m) for p, m in zip(self._plus, self._minus, strict=True)]
         losses = [(p + m) / 2 for p, m in zip(self._plus, self._minus, strict=True)]
@@ -273,44 +292,3 @@ def _as_float(loss: torch.Tensor | float) -> float:
             )
         return float(loss.item())
     return float(loss)
-
-
-def _groups(params: Iterable[Any], weight_decay: float) -> list[dict[str, Any]]:
-    """Torch parameter groups of named, trainable tensors; matrices and the rest apart where decay is on."""
-    items = list(params)
-    if items and isinstance(items[0], dict):
-        groups = []
-        for item in items:
-            named = _named(item["params"])
-            if "weight_decay" in item:
-                groups.append({**item, "params": named})
-            else:
-                groups += [{**item, **part} for part in _split(named, weight_decay)]
-    else:
-        groups = _split(_named(items), weight_decay)
-    groups = [group for group in groups if group["params"]]
-    if not groups:
-        raise ValueError(
-            "no trainable parameter: every parameter has requires_grad=False, or the list is empty. "
-            "Set requires_grad_(True) on what is to be tuned."
-        )
-    return groups
-
-
-def _split(named: list[tuple[str, torch.Tensor]], weight_decay: float) -> list[dict[str, Any]]:
-    if not weight_decay:
-        return [{"params": named, "weight_decay": 0.0}]
-    return [
-        {"params": [(n, t) for n, t in named if t.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [(n, t) for n, t in named if t.dim() < 2], "weight_decay": 0.0},
-    ]
-
-
-def _named(params: Iterable[Any]) -> list[tuple[str, torch.Tensor]]:
-    items = list(params)
-    if any(isinstance(item, torch.Tensor) for item in items):
-        raise ValueError(
-            "MeZO needs the names of the tensors for its log: pass model.named_parameters() instead of "
-            "model.parameters()"
-        )
-    return [(name, tensor) for name, tensor in items if tensor.requires_grad]

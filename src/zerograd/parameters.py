@@ -47,11 +47,11 @@ class Parameters:
     """
 
     def __init__(self, named: Iterable[tuple[str, torch.Tensor, int]]) -> None:
-        first: dict[tuple[int, torch.Size], tuple[str, torch.Tensor, int]] = {}
+        first: dict[tuple[object, ...], tuple[str, torch.Tensor, int]] = {}
         aliases: dict[int, str] = {}
         for name, tensor, group in named:
             _check_dtype(name, tensor)
-            key = (tensor.data_ptr() if tensor.numel() else id(tensor), tensor.shape)
+            key = (tensor.data_ptr() if tensor.numel() else id(tensor), tensor.shape, tensor.stride())
             first.setdefault(key, (name, tensor, group))
             aliases[id(tensor)] = first[key][0]
         if not first:

@@ -15,7 +15,7 @@ import torch
 from zerograd.interrupts import uninterrupted
 from zerograd.noise import Noise
 from zerograd.parameters import Entry, Parameters
-from zerograd.reads import Reads, Scratch
+from zerograd.reads import ProbeError, Reads, Scratch
 
 PROBING = ("auto", "streamed", "snapshot", "in_place")
 SNAPSHOT_BYTES = 1 << 26  # "auto" keeps a copy of trainable tensors up to this size (64 MB), else streams
@@ -51,7 +51,8 @@ class Perturber:
         self._copied = list(parameters.entries) if probing == "snapshot" else []
         self._copies: dict[Entry, torch.Tensor] = {}
         self._probe: tuple[int, int] = (0, 0)  # the (step, probe) of the open session
-        self._displacement = 0.0  # in place and by snapshot: how far along z the weights have been moved
+        self._written = False  # whether copied tensors may be off theta
+        self._displaced: dict[Entry, float] = {}  # in place: how far along z each tensor has been moved
         self._aliased: set[Entry] = set()
         self._scratch = Scratch()
 
@@ -66,19 +67,27 @@ class Perturber:
         finally:
             with uninterrupted():
                 self._restore()
+            torch.clear_autocast_cache()  # an enclosing autocast would go on with the perturbed weights
 
     @contextmanager
     def at(self, c: float) -> Iterator[None]:
         """Inside, the model computes with theta + c z, where z is the session's direction."""
         with uninterrupted():
             self._move(c)
-        if self.probing == "streamed":
-            with self._mode(c):
-                yield
-        elif self.watching:
-            with self._mode(None):
-                yield
-        else:
+        if self.probing != "streamed":
+            yield
+            return
+        with self._mode(c) as mode:
+            yield
+        mode.check_views()
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Inside, reads are noted and nothing is perturbed: the first step's extra forward where nothing is streamed.
+
+        A forward of its own, because some modules compute in another order while a torch-function mode is active.
+        """
+        with self._mode(None):
             yield
 
     def take_aliased(self) -> list[Entry]:
@@ -87,9 +96,9 @@ class Perturber:
         self._aliased.clear()
         if self.probing != "streamed" or not new:
             return []
-        self._copied += new
         for entry in new:
             self._copy(entry)
+        self._copied += new
         listed = ", ".join(f"{e.name} ({e.nbytes / 2**20:.1f} MB)" for e in new)
         warnings.warn(
             f"the forward reads {listed} through a view made before the probe; probed by snapshot instead of streamed, "
@@ -100,16 +109,16 @@ class Perturber:
 
     def stop_watching(self, allow_unread: bool) -> None:
         """End the watch of the first step; a tensor that no operation read is an error that names it."""
-        self.watching = False
         unread = [e.name for e in self._parameters.entries if e not in self.read]
         if unread and not allow_unread:
             more = f" and {len(unread) - 5} more" if len(unread) > 5 else ""
-            raise RuntimeError(
+            raise ProbeError(
                 f"the forward never read trainable {', '.join(unread[:5])}{more}: it cannot be tuned and would only "
-                "collect noise. Freeze it with requires_grad_(False), or pass allow_unread=True if other batches read "
-                "it (experts of a mixture, say). What a torch.compile'd forward reads cannot be seen: use "
-                "probing='snapshot' and allow_unread=True there."
+                "collect noise. Freeze it with requires_grad_(False), or pass allow_unread=True (--allow_unread) if "
+                "other batches read it (experts of a mixture, say). What a torch.compile'd forward reads cannot be "
+                "seen: use probing='snapshot' and allow_unread=True there."
             )
+        self.watching = False
 
     def _mode(self, c: float | None) -> Reads:
         step, probe = self._probe
@@ -142,21 +151,24 @@ class Perturber:
         step, probe = self._probe
         if self.probing == "in_place":
             for entry in self._parameters.entries:
-                shift = c - self._displacement
+                shift = c - self._displaced.get(entry, 0.0)
                 self._noise.add_(entry.tensor, [shift], tensor=entry.index, step=step, probes=[probe])
+                self._displaced[entry] = c
         for entry in self._copied:
             target, copy = entry.tensor.detach(), self._copies[entry]
             out = target if target.is_contiguous() else torch.empty_like(copy)
+            self._written = True  # before the first byte: whatever fails from here on is undone
             self._noise.combine(copy, out, [c], tensor=entry.index, step=step, probes=[probe])
             if out is not target:
                 target.copy_(out)
-        self._displacement = c
 
     def _restore(self) -> None:
-        if self._displacement == 0.0:
-            return
-        if self.probing == "in_place":
-            self._move(0.0)
-        for entry in self._copied:
-            entry.tensor.detach().copy_(self._copies[entry])
-        self._displacement = 0.0
+        step, probe = self._probe
+        for entry, c in self._displaced.items():
+            if c:
+                self._noise.add_(entry.tensor, [-c], tensor=entry.index, step=step, probes=[probe])
+        self._displaced.clear()
+        if self._written:
+            for entry in self._copied:
+                entry.tensor.detach().copy_(self._copies[entry])
+        self._written = False

@@ -6,12 +6,14 @@ whether a module, its parent or the user's own function reads them. Only the row
 index reads are computed. A result that is a view of the copy (a transpose, say) keeps the copy alive by itself.
 """
 
+import gc
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
 from zerograd.parameters import Entry
@@ -40,6 +42,24 @@ def _tensors(values: Iterable[Any]) -> Iterable[torch.Tensor]:
             yield from (v for v in value if isinstance(v, torch.Tensor))
 
 
+def _storage_address(t: torch.Tensor) -> int | None:
+    """Where a tensor's storage begins; None for sparse tensors and those of `torch.func`, which hide theirs."""
+    try:
+        return t.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def _address(t: torch.Tensor) -> int:
+    """Where a tensor's first element lies, also inside `torch.func` transforms; 0 if it has no memory."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(t):
+        t = torch._C._functorch.get_unwrapped(t)
+    try:
+        return t.data_ptr()
+    except (NotImplementedError, RuntimeError):
+        return 0
+
+
 class Scratch:
     """One reused buffer for perturbed copies; `take` hands out a tensor, `give_back` says that nobody reads it."""
 
@@ -50,7 +70,7 @@ class Scratch:
     def take(self, like: torch.Tensor) -> torch.Tensor:
         """An uninitialised contiguous tensor of the shape, dtype and device of `like`."""
         nbytes = like.numel() * like.element_size()
-        if nbytes < SMALL or self._lent:
+        if nbytes < SMALL or self._lent or torch.is_grad_enabled():  # autograd would save what is overwritten later
             return torch.empty(like.shape, dtype=like.dtype, device=like.device)
         if self._buffer is None or self._buffer.numel() < nbytes or self._buffer.device != like.device:
             self._buffer = None  # freed before the larger one is allocated
@@ -63,9 +83,13 @@ class Scratch:
         if self._lent and self._buffer is not None:
             held = self._buffer.untyped_storage().data_ptr()
             outputs = result if isinstance(result, (list, tuple)) else (result,)
-            if any(type(t) is torch.Tensor and t.untyped_storage().data_ptr() == held for t in _tensors(outputs)):
+            if any(_storage_address(t) in (held, None) for t in _tensors(outputs)):
                 self._buffer = None
         self._lent = False
+
+
+class ProbeError(RuntimeError):
+    """A forward that cannot be probed as asked: it writes to, never reads, or keeps views of a trainable tensor."""
 
 
 class Reads(TorchFunctionMode):
@@ -96,6 +120,7 @@ class Reads(TorchFunctionMode):
         self._entries, self._perturb, self._scratch = entries, perturb, scratch
         self._read, self._aliased, self._spans = read, aliased, spans
         self._raw: dict[int, torch.Tensor] = {}
+        self._views: list[tuple[StorageWeakRef, Entry]] = []
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -135,9 +160,30 @@ class Reads(TorchFunctionMode):
         result = None
         try:
             result = func(*(swap(a) for a in args), **{k: swap(v) for k, v in kwargs.items()})
+            if self._spans is not None:
+                self._note_views(result, copies)
             return result
         finally:
             self._scratch.give_back(result)
+
+    def _note_views(self, result: Any, copies: Mapping[int, torch.Tensor]) -> None:
+        """On the first step: remember the copies that a result looks into."""
+        outputs = result if isinstance(result, (list, tuple)) else (result,)
+        addresses = {_storage_address(t) for t in _tensors(outputs)}
+        for key, copy in copies.items():
+            if copy.untyped_storage().data_ptr() in addresses:
+                self._views.append((StorageWeakRef(copy.untyped_storage()), self._entries[key]))
+
+    def check_views(self) -> None:
+        """After a forward: ProbeError if it kept a view of a perturbed copy, which would serve later forwards."""
+        if any(not view.expired() for view, _ in self._views):
+            gc.collect()
+        kept = [entry.name for view, entry in self._views if not view.expired()]
+        if kept:
+            raise ProbeError(
+                f"the forward keeps a view of trainable tensor {kept[0]!r} between calls, so that later forwards would "
+                "read an old perturbation; streamed probing cannot follow that. Use probing='snapshot'."
+            )
 
     def _whole(self, tensor: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         assert self._perturb is not None
@@ -163,7 +209,11 @@ class Reads(TorchFunctionMode):
             return None
         if id(weight) not in self._entries or weight.dim() < 1 or not weight.is_contiguous():
             return None
+        if isinstance(index, torch.Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(index):
+            return None
         if isinstance(index, int):
+            if not -weight.shape[0] <= index < weight.shape[0]:
+                return None  # let PyTorch raise its own error
             return self._gather(weight, torch.tensor([index % weight.shape[0]], device=weight.device))[0]
         least = -weight.shape[0] if func is torch.Tensor.__getitem__ else 0
         if index.numel() and not least <= int(index.min()) <= int(index.max()) < weight.shape[0]:
@@ -182,10 +232,7 @@ class Reads(TorchFunctionMode):
         for t in _tensors((*args, *kwargs.values())):
             if id(t) in self._entries or type(t) not in (torch.Tensor, torch.nn.Parameter):
                 continue
-            try:
-                address = t.data_ptr()
-            except RuntimeError:  # inside vmap and the like a tensor has no memory of its own
-                continue
+            address = _address(t)
             at = bisect_right(self._spans, address, key=lambda span: span[0]) - 1
             if at >= 0 and address < self._spans[at][1]:
                 self._read.add(self._spans[at][2])
@@ -195,7 +242,7 @@ class Reads(TorchFunctionMode):
 def _is_metadata(func: Callable[..., Any]) -> bool:
     name = getattr(func, "__name__", "")
     if name == "__get__":
-        return getattr(func, "__self__", None).__name__ not in DATA_PROPERTIES  # type: ignore[union-attr]
+        return getattr(getattr(func, "__self__", None), "__name__", "") not in DATA_PROPERTIES
     return name in METADATA_METHODS
 
 
@@ -210,9 +257,13 @@ def _refuse_writes(
 ) -> None:
     name = getattr(func, "__name__", "")
     in_place = (name.endswith("_") and not name.endswith("__")) or name in IN_PLACE_OPERATORS
-    target = args[0] if in_place and args else kwargs.get("out")
-    if id(target) in entries:
-        raise RuntimeError(
+    if name == "__set__" and getattr(getattr(func, "__self__", None), "__name__", "") != "data":
+        return  # requires_grad, grad
+    written = [args[0]] if in_place and args else []
+    for target in _tensors((*written, kwargs.get("out"))):
+        if id(target) not in entries:
+            continue
+        raise ProbeError(
             f"the forward writes to trainable tensor {entries[id(target)].name!r} ({name}); streamed probing cannot "
             "follow that. Use probing='snapshot' or probing='in_place', or freeze the tensor."
         )

@@ -21,6 +21,7 @@ SIZE = RECORD.size + 4
 PROBE, GROUP_LR, SKIPPED = 1, 2, 3
 END_OF_STEP = 0x80
 ALL_GROUPS = 0xFF
+MAX_GROUPS = 255
 
 
 class LogError(ValueError):
@@ -81,9 +82,9 @@ class StepLog:
 
     @classmethod
     def create(cls, path: str | Path, header: dict[str, Any]) -> "StepLog":
-        """A new log. FileExistsError if there is one: a run is never overwritten."""
+        """A new log. FileExistsError if there is one with a step in it: a run is never overwritten."""
         path = Path(path)
-        if path.exists():
+        if holds_run(path):
             raise FileExistsError(f"{path} already holds a run; resume it, or choose another file")
         data, crc = _pack_header(header)
         _write(path, data)
@@ -153,6 +154,14 @@ class StepLog:
         """Close the file."""
         if self._file is not None:
             self._file.close()
+
+
+def holds_run(path: Path) -> bool:
+    """Whether there is a file that is anything but a log without a step."""
+    try:
+        return path.exists() and bool(StepLog.read(path).steps)
+    except LogError:
+        return True
 
 
 def _pack_header(header: dict[str, Any]) -> tuple[bytes, int]:

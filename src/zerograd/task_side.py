@@ -82,5 +82,8 @@ class TaskSide:
 
     def evaluate(self, model: Any, examples: Sequence[Example], progress: bool = True) -> dict[str, float]:
         """The task's metric and the loss."""
-        predictions = self.predict(model, examples, progress)
+        return self.measure(self.predict(model, examples, progress))
+
+    def measure(self, predictions: Sequence[Prediction]) -> dict[str, float]:
+        """The task's metric and the loss of predictions."""
         return {"accuracy": accuracy(predictions), "loss": mean_loss(predictions)}

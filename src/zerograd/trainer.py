@@ -10,16 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import Trainer
 from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput
 
 from zerograd.base import load_base, save_base
 from zerograd.config import MeZOArguments, MeZOConfig
 from zerograd.optimizer import MeZO
 from zerograd.runlog import replay
-from zerograd.steplog import StepLog
+from zerograd.steplog import LogError, StepLog
 from zerograd.task_side import TaskSide
 
 LOG_NAME = "steps.zlog"
@@ -36,6 +37,7 @@ class MeZOMixin:
     mezo: MeZO | None = None
     _resume_step = 0
     _resuming = False
+    _at_best = False
 
     @property
     def mezo_args(self) -> MeZOArguments:
@@ -49,16 +51,34 @@ class MeZOMixin:
 
     def train(self: Any, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """As `Trainer.train`. With `resume`, steps in the log are applied again without a forward pass."""
+        if self._at_best:
+            raise RuntimeError(
+                "this trainer has put its best checkpoint into the model; to train on, make a new one (with another "
+                "output_dir to start from these weights, or from the base weights with resume=True to go on)"
+            )
         asked = resume_from_checkpoint is True or (self.mezo_args.resume and resume_from_checkpoint is None)
         if asked and self.log_path.exists():
             self._resuming = True
             last = last_whole_checkpoint(Path(self.args.output_dir), self.args.max_steps)
             resume_from_checkpoint = None if last is None else str(last)
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)  # type: ignore[misc]
+        try:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)  # type: ignore[misc]
+        finally:
+            (Path(self.args.output_dir) / BASE_NAME).unlink(missing_ok=True)  # a resumed run writes it again
 
     def create_optimizer(self: Any, model: Any = None) -> torch.optim.Optimizer:
         """MeZO over the model's trainable parameters, with its log in `output_dir`."""
+        if self.args.world_size > 1 or self.args.n_gpu > 1:
+            raise ValueError(
+                f"MeZO trains in one process on one device, and this run has {self.args.world_size} processes and "
+                f"{self.args.n_gpu} GPUs; start it without torchrun and with CUDA_VISIBLE_DEVICES=0"
+            )
         if self.optimizer is not None:
+            if self._resuming and self.mezo is not None and self.mezo.steps_done != self._resume_step:
+                raise RuntimeError(
+                    f"the model is at step {self.mezo.steps_done}, the checkpoint at step {self._resume_step}: load "
+                    "the base weights again and make a new trainer to resume"
+                )
             return self.optimizer
         settings = self.mezo_args
         self.mezo = MeZO(
@@ -114,10 +134,12 @@ class MeZOMixin:
 
     def save_model(self: Any, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """A checkpoint (internal call) is a copy of the log; a call of yours saves the whole model."""
-        if not _internal_call or self.mezo is None or self.mezo_args.save_full_model:
+        folder = Path(output_dir or self.args.output_dir)
+        # a push to the hub is an internal call for the output folder itself
+        checkpoint = _internal_call and folder.resolve() != Path(self.args.output_dir).resolve()
+        if not checkpoint or self.mezo is None or self.mezo_args.save_full_model:
             super().save_model(output_dir, _internal_call=_internal_call)  # type: ignore[misc]
-        if _internal_call and self.mezo is not None and self.mezo.log is not None:
-            folder = Path(output_dir or self.args.output_dir)
+        if checkpoint and self.mezo is not None and self.mezo.log is not None:
             folder.mkdir(parents=True, exist_ok=True)
             self.mezo.log.copy_to(folder / LOG_NAME, self.mezo.steps_done)
 
@@ -132,16 +154,21 @@ class MeZOMixin:
         if not self.log_path.exists():
             self.log_path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(log, self.log_path)
+        elif not self.log_path.read_bytes().startswith(log.read_bytes()):
+            raise LogError(
+                f"{resume_from_checkpoint} is not a checkpoint of the run in {self.log_path}; resume it in another "
+                "output_dir"
+            )
 
     def _load_best_model(self: Any) -> None:
         log = Path(self.state.best_model_checkpoint) / LOG_NAME
         if self.mezo is None or self.mezo_args.save_full_model or not log.exists():
             super()._load_best_model()  # type: ignore[misc]
             return
-        base = Path(self.args.output_dir) / BASE_NAME
-        load_base(base, self.mezo.parameters)
-        replay(log, [(e.name, e.tensor) for e in self.mezo.parameters.entries])
-        base.unlink()
+        load_base(Path(self.args.output_dir) / BASE_NAME, self.mezo.parameters)
+        best = replay(log, [(e.name, e.tensor) for e in self.mezo.parameters.entries])
+        self.mezo.steps_done = len(best.steps)
+        self._at_best = True
 
 
 class MeZOTrainer(MeZOMixin, Trainer):  # type: ignore[misc]
@@ -160,8 +187,11 @@ class MeZOTrainer(MeZOMixin, Trainer):  # type: ignore[misc]
         if task is not None:
             self.task_side = TaskSide.make(task, model, kwargs.get("processing_class"))
             for key in ("train_dataset", "eval_dataset"):
-                if kwargs.get(key) is not None:
-                    kwargs[key] = self.task_side.encode(kwargs[key])
+                rows = kwargs.get(key)
+                if isinstance(rows, dict):
+                    kwargs[key] = {name: self.task_side.encode(part) for name, part in rows.items()}
+                elif rows is not None:
+                    kwargs[key] = self.task_side.encode(rows)
             kwargs.setdefault("data_collator", self.task_side.collate)
             if args is not None:
                 args.remove_unused_columns = False  # the collator reads examples, not the model's columns
@@ -180,13 +210,26 @@ class MeZOTrainer(MeZOMixin, Trainer):  # type: ignore[misc]
     ) -> dict[str, float]:
         """The task's metric and loss on examples (encoded or rows), or the Trainer's own evaluation."""
         examples: Any = self.eval_dataset if eval_dataset is None else eval_dataset
-        if self.task_side is None or isinstance(examples, dict):
+        if self.task_side is None or isinstance(examples, dict):  # the Trainer calls back for each of several
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if isinstance(examples, str):
+            examples = self.eval_dataset[examples]  # type: ignore[index]
         measured = self.task_side.evaluate(self.model, self.task_side.encode(examples), not self.args.disable_tqdm)
         metrics = {f"{metric_key_prefix}_{key}": value for key, value in measured.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def predict(
+        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> PredictionOutput:
+        """Scores (rows, candidates), labels and metrics on examples or rows, or the Trainer's own predictions."""
+        if self.task_side is None:
+            return super().predict(test_dataset, ignore_keys, metric_key_prefix)
+        predictions = self.task_side.predict(self.model, self.task_side.encode(test_dataset))
+        measured = {f"{metric_key_prefix}_{k}": v for k, v in self.task_side.measure(predictions).items()}
+        scores, labels = (np.array([getattr(p, key) for p in predictions]) for key in ("scores", "correct"))
+        return PredictionOutput(scores, labels, measured)
 
 
 def last_whole_checkpoint(output_dir: Path, max_steps: int) -> Path | None:

@@ -7,7 +7,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "zerograd"
 LAYERS = [
     {"noise", "interrupts"},
     {"parameters", "reads", "perturb", "estimators", "steplog", "updates"},
-    {"runlog", "base", "optimizer"},
+    {"runlog", "base", "groups", "optimizer"},
     {"tasks", "data", "prompts", "head", "objectives", "evaluate", "task_side", "demo"},
     {"config", "models", "memory", "presets", "report", "trainer", "commands", "cli"},
 ]
