@@ -148,12 +148,28 @@ def _from_float16(values, x, at, n):
 
 
 @njit(nogil=True, cache=True)
+def _whole_tile32(out, x, start, words, c, keep, table):
+    """The common case in one loop, so that memory is fetched while the table is read."""
+    for w in range(4):
+        low, high = start + w * 2 * LANES, start + (w * 2 + 1) * LANES
+        for j in range(LANES):
+            out[low + j] = x[low + j] * keep + c * table[words[w, j] & U32(0xFFFF)]
+        for j in range(LANES):
+            out[high + j] = x[high + j] * keep + c * table[words[w, j] >> U32(16)]
+
+
+@njit(nogil=True, cache=True)
 def _range32(
     out, x, lo, hi, base, kind, key0, key1, tensor, step, probes, coefficients, keep, stochastic, dtype, table
 ):
     """Local elements [lo, hi) of float32 arrays; `base` is the tensor's element number of local element 0."""
     total, words = np.empty(TILE, F32), np.empty((4, LANES), U32)
     for tile in range((base + lo) // TILE, (base + hi + TILE - 1) // TILE):
+        start = tile * TILE - base
+        if kind == GAUSSIAN and probes.size == 1 and start >= lo and start + TILE <= hi:
+            _philox(words, LANES, U32(tile * LANES), tensor, step, probes[0], key0, key1)
+            _whole_tile32(out, x, start, words, coefficients[0], keep, table)
+            continue
         _sum_tile(total, words, tile, kind, tensor, step, probes, coefficients, key0, key1, table)
         a, b = max(tile * TILE - base, lo), min((tile + 1) * TILE - base, hi)
         first = base + a - tile * TILE
@@ -162,13 +178,40 @@ def _range32(
 
 
 @njit(nogil=True, cache=True)
+def _whole_tile16(out, x, start, words, bits, c, keep, stochastic, dtype, table, values, draws):
+    """The common case row by row, so that what is read and written stays in the nearest cache."""
+    for row in range(8):
+        w, shift, at = row >> 1, U32(16 * (row & 1)), start + row * LANES
+        if dtype == BFLOAT16:
+            _from_bfloat16(values, x, at, LANES)
+        else:
+            _from_float16(values, x, at, LANES)
+        for j in range(LANES):
+            values[j] = values[j] * keep + c * table[(words[w, j] >> shift) & U32(0xFFFF)]
+        if stochastic:
+            for j in range(LANES):
+                draws[j] = (bits[w, j] >> shift) & U32(0xFFFF)
+        if dtype == BFLOAT16:
+            _to_bfloat16(out, at, values, LANES, draws, 0, stochastic)
+        else:
+            _to_float16(out, at, values, LANES, draws, 0, stochastic)
+
+
+@njit(nogil=True, cache=True)
 def _range16(
     out, x, lo, hi, base, kind, key0, key1, tensor, step, probes, coefficients, keep, stochastic, dtype, table
 ):
     """The same for 16-bit floats held as uint16: float32 arithmetic, one rounding at the end."""
     total, values = np.empty(TILE, F32), np.empty(TILE, F32)
-    words, draws = np.empty((4, LANES), U32), np.empty(TILE, U32)
+    words, draws, bits = np.empty((4, LANES), U32), np.empty(TILE, U32), np.empty((4, LANES), U32)
     for tile in range((base + lo) // TILE, (base + hi + TILE - 1) // TILE):
+        start = tile * TILE - base
+        if kind == GAUSSIAN and probes.size == 1 and start >= lo and start + TILE <= hi:
+            _philox(words, LANES, U32(tile * LANES), tensor, step, probes[0], key0, key1)
+            if stochastic:
+                _philox(bits, LANES, U32(tile * LANES), tensor, step, U32(ROUNDING_PROBE), key0, key1)
+            _whole_tile16(out, x, start, words, bits, coefficients[0], keep, stochastic, dtype, table, values, draws)
+            continue
         _sum_tile(total, words, tile, kind, tensor, step, probes, coefficients, key0, key1, table)
         a, b = max(tile * TILE - base, lo), min((tile + 1) * TILE - base, hi)
         first, n = base + a - tile * TILE, b - a
