@@ -91,6 +91,7 @@ def test_a_checkpoint_is_the_log_and_the_trainers_state(tmp_path: Path, splits: 
     halfway, _ = demo()
     replay(tmp_path / "steps.zlog", halfway, step=3)
     assert same(rebuilt, state(halfway))
+    assert same(load_model(str(tmp_path), "auto")[0], state(trainer.model))  # the whole model, at the end
     trainer.save_model(str(tmp_path / "whole"))
     assert same(load_model(str(tmp_path / "whole"), "auto")[0], state(trainer.model))
 
@@ -227,8 +228,9 @@ def test_several_evaluation_sets_and_predict(tmp_path: Path, splits: Any) -> Non
 
 
 def test_logs_and_callbacks(tmp_path: Path, splits: Any) -> None:
-    trainer = make(tmp_path, splits, logging_steps=2)
+    trainer = make(tmp_path, splits, logging_steps=2, save_full_model="never")
     trainer.train()
+    assert not (tmp_path / "model.safetensors").exists()
     logged = [h for h in trainer.state.log_history if "loss" in h]
     steps = StepLog.read(tmp_path / "steps.zlog").steps
     assert [h["projected_grad"] for h in logged] == [steps[i].g[0] for i in (1, 3, 5)]
@@ -294,7 +296,7 @@ def test_any_trainer_takes_the_mixin_and_plain_arguments(tmp_path: Path) -> None
 
 
 def test_whole_models_in_checkpoints_on_request(tmp_path: Path, splits: Any) -> None:
-    trainer = make(tmp_path, splits, max_steps=2, save_strategy="steps", save_steps=2, save_full_model=True)
+    trainer = make(tmp_path, splits, max_steps=2, save_strategy="steps", save_steps=2, save_full_model="checkpoints")
     trainer.train()
     assert same(load_model(str(tmp_path / "checkpoint-2"), "auto")[0], state(trainer.model))
 
@@ -304,6 +306,8 @@ def test_settings_that_cannot_be() -> None:
         MeZOConfig("x", fp16=True, use_cpu=True)
     with pytest.raises(ValueError, match="max_grad_norm=1.0"):
         MeZOConfig("x", max_grad_norm=1.0)
+    with pytest.raises(ValueError, match="unknown save_full_model 'always'"):
+        MeZOConfig("x", save_full_model="always")
     with pytest.raises(PromptError, match="processing_class"):
         MeZOTrainer(demo()[0], MeZOConfig("x"), task="sst2", train_dataset=[])
 

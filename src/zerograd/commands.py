@@ -53,7 +53,6 @@ def train(data: "DataArguments", config: MeZOConfig, given: dict[str, Any]) -> N
     trainer.train()
     seconds = time.perf_counter() - start
     after = side.evaluate(model, test, progress)
-    save_model(model, tokenizer, folder)
     log = StepLog.read(folder / LOG_NAME)
     best = trainer.state.best_global_step if config.load_best_model_at_end else None
     results = {

@@ -8,6 +8,8 @@ from zerograd.estimators import SPSA
 from zerograd.noise import Noise
 from zerograd.perturb import check_probing
 
+SAVING = ("end", "checkpoints", "never")
+
 
 @dataclass
 class MeZOArguments:
@@ -23,8 +25,9 @@ class MeZOArguments:
     allow_unread: bool = field(
         default=False, metadata={"help": "Accept trainable tensors that the first step's forwards do not read."}
     )
-    save_full_model: bool = field(
-        default=False, metadata={"help": "Put the whole model into every checkpoint, not the step log alone."}
+    save_full_model: str = field(
+        default="end",
+        metadata={"help": "Save the whole model: end (of training), checkpoints (in each, and at the end) or never."},
     )
     resume: bool = field(
         default=False, metadata={"help": "Continue the run in output_dir, or start it where there is none."}
@@ -50,6 +53,8 @@ class MeZOConfig(MeZOArguments, TrainingArguments):
         SPSA(self.eps, self.num_probes)  # each raises ValueError for a setting that cannot be
         Noise(0, self.distribution)
         check_probing(self.probing)
+        if self.save_full_model not in SAVING:
+            raise ValueError(f"unknown save_full_model {self.save_full_model!r}; choose one of {', '.join(SAVING)}")
         if self.fp16:
             raise ValueError(
                 "fp16=True scales the loss for backpropagation, which MeZO does not do; load the model in float16 "

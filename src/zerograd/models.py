@@ -68,7 +68,8 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     temporary = folder / ".saving"
     try:
         model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
         for path in temporary.iterdir():
             os.replace(path, folder / path.name)
         temporary.rmdir()

@@ -1,7 +1,7 @@
 """`MeZOTrainer`: transformers' own training loop with MeZO's step. `MeZOMixin` gives the same to any Trainer.
 
 The loop is not copied. Where the Trainer would run backward, `training_step` probes; its `optimizer.step()` applies
-what was probed and logs it; a checkpoint is the step log beside the Trainer's own state.
+what was probed and logs it; a checkpoint is the step log beside the Trainer's own state. The model is saved at the end.
 """
 
 import json
@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput
 
 from zerograd.base import load_base, save_base
 from zerograd.config import MeZOArguments, MeZOConfig
+from zerograd.models import save_model
 from zerograd.optimizer import MeZO
 from zerograd.runlog import replay
 from zerograd.steplog import LogError, StepLog
@@ -62,9 +63,20 @@ class MeZOMixin:
             last = last_whole_checkpoint(Path(self.args.output_dir), self.args.max_steps)
             resume_from_checkpoint = None if last is None else str(last)
         try:
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)  # type: ignore[misc]
+            output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)  # type: ignore[misc]
+            if self.mezo_args.save_full_model != "never":
+                self._save_whole()
+            return output
         finally:
             (Path(self.args.output_dir) / BASE_NAME).unlink(missing_ok=True)  # a resumed run writes it again
+
+    def _save_whole(self: Any) -> None:
+        """The trained model and its tokenizer in `output_dir`, whole or not at all where the model can."""
+        model = self.accelerator.unwrap_model(self.model)
+        if isinstance(model, PreTrainedModel):
+            save_model(model, self.processing_class, Path(self.args.output_dir))
+        else:
+            self.save_model()
 
     def create_optimizer(self: Any, model: Any = None) -> torch.optim.Optimizer:
         """MeZO over the model's trainable parameters, with its log in `output_dir`."""
@@ -95,7 +107,7 @@ class MeZOMixin:
             max_skipped=settings.max_skipped_steps,
             allow_unread=settings.allow_unread,
         )
-        if self.args.load_best_model_at_end and not settings.save_full_model:
+        if self.args.load_best_model_at_end and settings.save_full_model != "checkpoints":
             save_base(Path(self.args.output_dir) / BASE_NAME, self.mezo.parameters)
         self.mezo.fast_forward(self._resume_step)
         self.optimizer = self.mezo
@@ -137,7 +149,7 @@ class MeZOMixin:
         folder = Path(output_dir or self.args.output_dir)
         # a push to the hub is an internal call for the output folder itself
         checkpoint = _internal_call and folder.resolve() != Path(self.args.output_dir).resolve()
-        if not checkpoint or self.mezo is None or self.mezo_args.save_full_model:
+        if not checkpoint or self.mezo is None or self.mezo_args.save_full_model == "checkpoints":
             super().save_model(output_dir, _internal_call=_internal_call)  # type: ignore[misc]
         if checkpoint and self.mezo is not None and self.mezo.log is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -162,7 +174,7 @@ class MeZOMixin:
 
     def _load_best_model(self: Any) -> None:
         log = Path(self.state.best_model_checkpoint) / LOG_NAME
-        if self.mezo is None or self.mezo_args.save_full_model or not log.exists():
+        if self.mezo is None or self.mezo_args.save_full_model == "checkpoints" or not log.exists():
             super()._load_best_model()  # type: ignore[misc]
             return
         load_base(Path(self.args.output_dir) / BASE_NAME, self.mezo.parameters)
