@@ -24,7 +24,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
 
-SPLIT_ROWS = {"train": 1000, "validation": 500, "test": 1000}
+SPLIT_ROWS = {"train": 1500, "validation": 1000}  # training and dev rows; test rows
 WORD_LIMITS = (6, 25)
 BOS, PAD, UNK = "</s>", "<pad>", "<unk>"
 VOCAB_SIZE, TEXTS_FOR_TOKENIZER, BATCH_SIZE, LEARNING_RATE = 1200, 8000, 16, 3e-3

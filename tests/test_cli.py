@@ -81,6 +81,8 @@ def test_a_second_run_in_the_same_folder(trained: Path, capsys: Any) -> None:
     capsys.readouterr()
     assert zerograd(f"train {TRAIN} --resume", "--output_dir", trained, "--num_train", 32) == 1
     assert "has num_train 64, this command asks for 32" in capsys.readouterr().err
+    assert zerograd(f"train {TRAIN} --resume", "--output_dir", trained, "--learning_rate", 1e-3) == 1
+    assert "has learning_rate 0.0001, this command asks for 0.001" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

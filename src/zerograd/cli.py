@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,9 @@ USAGE = """usage: zerograd {train,eval,replay} [options]
   replay   rebuild the weights of a run from its base weights and its step log, and save them
 
 `zerograd COMMAND --help` lists a command's options."""
+
+
+ALIASES = {"--lr": "--learning_rate", "--batch_size": "--per_device_train_batch_size", "--n": "--num_probes"}
 
 
 @dataclass
@@ -81,7 +83,9 @@ def _explained(command: Any, args: list[str]) -> int:
     try:
         command(rest)
     except KeyboardInterrupt:
-        again = shlex.join(["zerograd", args[0], *rest, *([] if "--resume" in rest else ["--resume"])])
+        from zerograd.report import command_line
+
+        again = command_line(args[0], *rest, *([] if "--resume" in rest else ["--resume"]))
         print(f"\nzerograd: interrupted.{f' Continue with: {again}' if args[0] == 'train' else ''}", file=sys.stderr)
         return 130
     except (ValueError, TypeError, OSError, NonFiniteLossError, ProbeError) as error:
@@ -108,7 +112,8 @@ def _train(args: list[str]) -> None:
         allow_abbrev=False,
         description="Defaults are for the model's kind.",
     )
-    parser.set_defaults(**defaults_for(first.model, first.task))
+    if "--help" not in args and "-h" not in args:
+        parser.set_defaults(**defaults_for(first.model, first.task))
     data, config = _parse(parser, args, (DataArguments, MeZOConfig))
     train(data, config, _settings(parser, args))
 
@@ -136,8 +141,10 @@ def _parse(parser: argparse.ArgumentParser, args: list[str], kinds: tuple[Any, .
     namespace, unknown = parser.parse_known_args(args)
     if unknown:
         known = [o for action in parser._actions for o in action.option_strings]
-        near = get_close_matches(unknown[0].split("=")[0], known, n=1)
-        parser.error(f"unknown option {unknown[0]!r}{f'; did you mean {near[0]}?' if near else ''}")
+        typed = unknown[0].split("=")[0]
+        near = [ALIASES[typed]] if typed in ALIASES else get_close_matches(typed, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        parser.exit(2, f"{parser.prog}: unknown option {unknown[0]!r}{hint} (--help lists all)\n")
     values = vars(namespace)
     return [kind(**{f.name: values[f.name] for f in dataclasses.fields(kind) if f.init}) for kind in kinds]
 

@@ -1,7 +1,6 @@
 """The three commands: train, evaluate, rebuild. Each checks all it can before it loads a model."""
 
 import json
-import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from zerograd.data import Splits, load_splits
 from zerograd.evaluate import accuracy, mean_loss, write_predictions
 from zerograd.memory import peak_memory_bytes
 from zerograd.models import check_model, demo_folder, load_model, save_model
-from zerograd.report import draw_curve, versions, write_results
+from zerograd.report import command_line, draw_curve, versions, write_results
 from zerograd.runlog import replay
 from zerograd.steplog import StepLog, holds_run
 from zerograd.task_side import TaskSide
@@ -101,12 +100,16 @@ def rebuild(args: "ReplayArguments") -> None:
     model, tokenizer = load_model(args.model or str(demo_folder("model")), _dtype_of(args.log))
     _replay(args.log, model, args.step)
     save_model(model, tokenizer, folder)
-    print(f"rebuilt model: {folder}\nNext: zerograd eval --model {shlex.quote(str(folder))}")
+    more = ["--data", demo_folder("data")] if args.model is None else []
+    print(f"rebuilt model: {folder}\nNext: {command_line('eval', '--model', folder, *more)}")
 
 
 def _same_run(folder: Path, data: "DataArguments", config: MeZOConfig) -> None:
-    """Note what decides the order and content of the batches; refuse to resume a run that had them otherwise."""
-    names = ("per_device_train_batch_size", "gradient_accumulation_steps", "seed", "data_seed", "lr_scheduler_type")
+    """Note what decides the batches and the updates; refuse to resume a run that had it otherwise."""
+    names = (
+        "learning_rate", "weight_decay", "lr_scheduler_type", "eps", "num_probes", "distribution",
+        "per_device_train_batch_size", "gradient_accumulation_steps", "seed", "data_seed",
+    )  # fmt: skip
     settings = {k: v for k, v in vars(data).items() if k not in ("model", "data", "dtype", "num_test")}
     settings.update({name: getattr(config, name) for name in names})
     settings = json.loads(json.dumps(settings, default=str))
@@ -163,7 +166,7 @@ def _print_summary(
     }
     flags = [part for key, value in same.items() for part in (f"--{key}", str(value))]
     log = folder / LOG_NAME
-    command = shlex.join(["zerograd", "eval", *flags, "--log", str(log), "--step", str(results["selected_step"])])
+    command = command_line("eval", *flags, "--log", log, "--step", results["selected_step"])
     print(
         f"\naccuracy on the test rows: {before:.1%} -> {after:.1%} "
         f"({results['steps']} steps, {results['seconds']:.0f} s, best step {results['selected_step']})\n"

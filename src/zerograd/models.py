@@ -84,7 +84,9 @@ def _model_error(name: str, error: Exception) -> ModelError:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if Path(name).is_dir():
         return ModelError(f"the folder {name} does not hold a usable model and tokenizer: {first}")
+    if name.startswith(("/", ".", "~")):
+        return ModelError(f"cannot load model {name!r}: there is no such folder")
     return ModelError(
-        f"cannot load model {name!r}: {first}. Give a folder written by save_pretrained, or a model id of the hub "
-        "(which needs a connection)."
+        f"cannot load model {name!r}: {first.rstrip('.')}. Give a folder written by save_pretrained, or a model id of "
+        "the hub (which needs a connection)."
     )

@@ -276,8 +276,9 @@ class MeZO(torch.optim.Optimizer):
             dtypes = ", ".join(sorted({str(e.tensor.dtype).removeprefix("torch.") for e in self.parameters.entries}))
             raise NonFiniteLossError(
                 f"the loss was not finite in {self._skipped} steps in a row, the last being step {step.number}. The "
-                f"weights were left alone in these steps. Try a smaller learning rate (now {step.lr[0]:g}) or eps (now "
-                f"{self.estimator.eps:g}), or bfloat16 or float32 weights (now {dtypes}), which have float32's range."
+                "weights were left alone in these steps; an update before them may have ruined them. Start again "
+                f"with a smaller learning rate (now {step.lr[0]:g}) or eps (now {self.estimator.eps:g}), or with "
+                f"bfloat16 or float32 weights (now {dtypes}), which have float32's range."
             )
 
 

@@ -2,6 +2,9 @@
 
 import json
 import os
+import shlex
+import shutil
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,12 @@ import numpy as np
 from zerograd.steplog import StepLog
 
 PACKAGES = ("zerograd", "torch", "transformers", "accelerate", "datasets", "numpy", "numba")
+
+
+def command_line(*words: object) -> str:
+    """A command the user can paste: by the program's name, or its path where the name is not on the search path."""
+    program = "zerograd" if shutil.which("zerograd") or not sys.argv[0].endswith("zerograd") else sys.argv[0]
+    return shlex.join([program, *(str(word) for word in words)])
 
 
 def versions() -> dict[str, str]:

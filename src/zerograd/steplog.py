@@ -85,7 +85,7 @@ class StepLog:
         """A new log. FileExistsError if there is one with a step in it: a run is never overwritten."""
         path = Path(path)
         if holds_run(path):
-            raise FileExistsError(f"{path} already holds a run; resume it, or choose another file")
+            raise FileExistsError(f"{path} already holds a run; resume it (resume=True), or choose another place")
         data, crc = _pack_header(header)
         _write(path, data)
         return cls(path, header, [], crc, path.open("ab", buffering=0))

@@ -142,6 +142,8 @@ class MeZOMixin:
         if "loss" in logs and step is not None:
             logs.pop("grad_norm", None)
             logs["projected_grad"] = sum(step.g) / len(step.g)
+            if step.skipped:
+                logs["loss"] = float("nan")  # the Trainer's filter would show 0
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
 
     def save_model(self: Any, output_dir: str | None = None, _internal_call: bool = False) -> None:

@@ -12,6 +12,6 @@ def get_task(name: str) -> Task:
     """The task of that name. ValueError with the nearest name otherwise."""
     if name not in TASKS:
         near = get_close_matches(name.lower().replace("-", ""), TASKS, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown task {name!r}; {hint}Known tasks: {', '.join(TASKS)}")
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise ValueError(f"unknown task {name!r}{hint} Known tasks: {', '.join(TASKS)}")
     return TASKS[name]
