@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -17,14 +18,18 @@ def demo_tokenizer() -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(demo_folder("model"))
 
 
+def golden(shared: Path, kind: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The golden SST-2 rows of a file, each with the row of the data that it renders."""
+    lines = [json.loads(line) for line in (shared / "golden" / f"{kind}_prompts.jsonl").open()]
+    wanted = [g for g in lines if g["task"] == "sst2"]
+    assert wanted
+    return [(g, load_split(get_task("sst2"), shared / "data" / "sst2", g["split"])[g["index"]]) for g in wanted]
+
+
 @pytest.mark.real
 def test_causal_prompts_equal_the_golden_rows(shared: Path) -> None:
     task = get_task("sst2")
-    golden = [json.loads(line) for line in (shared / "golden" / "causal_prompts.jsonl").open()]
-    golden = [g for g in golden if g["task"] == "sst2"]
-    assert golden
-    for g in golden:
-        row = load_split(task, shared / "data" / "sst2", g["split"])[g["index"]]
+    for g, row in golden(shared, "causal"):
         assert task.prompt(row) == g["prompt"]
         assert [f"{task.prompt(row)} {word}" for word in task.words] == g["candidates"]
         assert row[task.label] == g["correct"]
@@ -33,11 +38,7 @@ def test_causal_prompts_equal_the_golden_rows(shared: Path) -> None:
 @pytest.mark.real
 def test_masked_prompts_equal_the_golden_rows(shared: Path) -> None:
     task = get_task("sst2")
-    golden = [json.loads(line) for line in (shared / "golden" / "masked_prompts.jsonl").open()]
-    golden = [g for g in golden if g["task"] == "sst2"]
-    assert golden
-    for g in golden:
-        row = load_split(task, shared / "data" / "sst2", g["split"])[g["index"]]
+    for g, row in golden(shared, "masked"):
         assert task.masked_prompt(row) == g["prompt"]
         assert list(task.words) == g["label_words"]
         assert row[task.label] == g["correct"]

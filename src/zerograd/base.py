@@ -4,27 +4,23 @@ Going back means base weights + the log up to that step. Only a run that must en
 file; it is written once at the start and never held in memory.
 """
 
-import os
 from pathlib import Path
 
 import torch
 
+from zerograd.files import whole_file
 from zerograd.parameters import Parameters
 
 
 def save_base(path: Path, parameters: Parameters) -> None:
     """Write all trainable tensors; atomically, so that a file that exists is whole."""
-    temporary = path.with_name(path.name + ".new")
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with temporary.open("wb") as file:
+        with whole_file(path) as file:
             for entry in parameters.entries:
                 flat = entry.tensor.detach().contiguous().view(-1)
                 if flat.numel():
                     flat.cpu().view(torch.uint8).numpy().tofile(file)
-        os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OSError(
             error.errno,
             f"cannot write the base weights to {path} ({parameters.nbytes / 2**20:.0f} MB): {error.strerror}. They are "

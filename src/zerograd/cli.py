@@ -151,10 +151,9 @@ def _parse(parser: argparse.ArgumentParser, args: list[str], kinds: tuple[Any, .
 
 def _settings(parser: argparse.ArgumentParser, args: list[str]) -> dict[str, Any]:
     """Only what the user gave, by name."""
-    blank = {action.dest: argparse.SUPPRESS for action in parser._actions}
     given = argparse.Namespace()
     for action in parser._actions:
-        action.default = blank[action.dest]
+        action.default = argparse.SUPPRESS
     parser._defaults.clear()
     parser.parse_known_args(args, given)
     return vars(given)

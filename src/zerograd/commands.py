@@ -24,15 +24,14 @@ if TYPE_CHECKING:
 def train(data: "DataArguments", config: MeZOConfig, given: dict[str, Any]) -> None:
     """Fine-tune, evaluate before and after, and leave model, log, results and picture in `config.output_dir`."""
     folder = Path(str(config.output_dir))
-    if folder.is_file():
-        raise FileExistsError(f"{folder} is a file; --output_dir must be a folder")
+    _refuse_file(folder)
     if holds_run(folder / LOG_NAME) and not config.resume:
         raise FileExistsError(
             f"{folder} already holds a run ({LOG_NAME}); continue it with --resume, or choose another --output_dir"
         )
     check_model(data.model, data.dtype)
     splits = _splits(data, config.seed)
-    model, tokenizer = load_model(data.model or str(demo_folder("model")), data.dtype)
+    model, tokenizer = load_model(data.model, data.dtype)
     side = TaskSide.make(data.task, model, tokenizer)
     test = _encode(side, splits.test, "test")
     trainer = MeZOTrainer(
@@ -69,7 +68,7 @@ def train(data: "DataArguments", config: MeZOConfig, given: dict[str, Any]) -> N
     }
     write_results(folder / "results.json", results)
     draw_curve(folder / "curve.png", log, trainer.state.log_history, results)
-    _print_summary(folder, results, data, config, given)
+    _print_summary(folder, results, given)
 
 
 def evaluate(args: "EvalArguments") -> None:
@@ -79,7 +78,7 @@ def evaluate(args: "EvalArguments") -> None:
     dtype = args.dtype if args.log is None else _dtype_of(args.log)
     check_model(args.model, dtype)
     splits = _splits(args, args.seed)
-    model, tokenizer = load_model(args.model or str(demo_folder("model")), dtype)
+    model, tokenizer = load_model(args.model, dtype)
     if args.log is not None:
         _replay(args.log, model, args.step)
     side = TaskSide.make(args.task, model, tokenizer)
@@ -93,15 +92,19 @@ def evaluate(args: "EvalArguments") -> None:
 def rebuild(args: "ReplayArguments") -> None:
     """Rebuild a run's weights and save them with `save_pretrained`."""
     folder = Path(args.output_dir)
-    if folder.is_file():
-        raise FileExistsError(f"{folder} is a file; --output_dir must be a folder")
+    _refuse_file(folder)
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; choose another --output_dir")
-    model, tokenizer = load_model(args.model or str(demo_folder("model")), _dtype_of(args.log))
+    model, tokenizer = load_model(args.model, _dtype_of(args.log))
     _replay(args.log, model, args.step)
     save_model(model, tokenizer, folder)
     more = ["--data", demo_folder("data")] if args.model is None else []
     print(f"rebuilt model: {folder}\nNext: {command_line('eval', '--model', folder, *more)}")
+
+
+def _refuse_file(folder: Path) -> None:
+    if folder.is_file():
+        raise FileExistsError(f"{folder} is a file; --output_dir must be a folder")
 
 
 def _same_run(folder: Path, data: "DataArguments", config: MeZOConfig) -> None:
@@ -122,7 +125,6 @@ def _same_run(folder: Path, data: "DataArguments", config: MeZOConfig) -> None:
                     f"the run in {folder} has {key} {before.get(key)!r}, this command asks for {value!r}: a resumed "
                     "run must have the settings of the run it continues"
                 )
-    folder.mkdir(parents=True, exist_ok=True)
     write_results(note, settings)
 
 
@@ -157,9 +159,7 @@ def _replay(path: str, model: Any, step: int | None) -> None:
     print(f"applied {len(log.steps) if step is None else step} of {len(log.steps)} logged steps")
 
 
-def _print_summary(
-    folder: Path, results: dict[str, Any], data: "DataArguments", config: MeZOConfig, given: dict[str, Any]
-) -> None:
+def _print_summary(folder: Path, results: dict[str, Any], given: dict[str, Any]) -> None:
     before, after = results["before"]["accuracy"], results["after"]["accuracy"]
     same = {
         k: v for k, v in given.items() if k in ("model", "task", "data", "num_train", "num_dev", "num_test", "seed")

@@ -43,12 +43,13 @@ def check_model(name: str | None, dtype: str) -> bool:
     return is_masked_lm(load_config(name or str(demo_folder("model"))))
 
 
-def load_model(name: str, dtype: str) -> tuple[Any, Any]:
-    """A model in eval mode and its tokenizer; weights in `dtype` ("auto": as they were saved).
+def load_model(name: str | None, dtype: str) -> tuple[Any, Any]:
+    """A model (None: the built-in demo's) in eval mode and its tokenizer; weights in `dtype` ("auto": as saved).
 
     Raises:
         ModelError: It cannot be loaded, or is no causal or masked language model.
     """
+    name = name or str(demo_folder("model"))
     auto = AutoModelForMaskedLM if check_model(name, dtype) else AutoModelForCausalLM
     try:
         model: Any = auto.from_pretrained(name, dtype=DTYPES[dtype])

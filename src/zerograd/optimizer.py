@@ -125,8 +125,7 @@ class MeZO(torch.optim.Optimizer):
             with uninterrupted():  # all of it or nothing, also when Ctrl-C is pressed
                 if recorded is None and self.log is not None:
                     self.log.append(step)
-                sgd_(self.parameters, self.noise, step, self._weight_decay)
-                self.steps_done += 1
+                self._apply(step)
         finally:
             self._clear()
             torch.clear_autocast_cache()
@@ -160,8 +159,7 @@ class MeZO(torch.optim.Optimizer):
             known = 0 if self.log is None else len(self.log.steps)
             raise ValueError(f"cannot go to step {steps}: the log holds {known} steps")
         while self.steps_done < steps:
-            sgd_(self.parameters, self.noise, self.log.steps[self.steps_done], self._weight_decay)
-            self.steps_done += 1
+            self._apply(self.log.steps[self.steps_done])
 
     @property
     def last_step(self) -> Step | None:
@@ -204,6 +202,16 @@ class MeZO(torch.optim.Optimizer):
                 )
             return log
         return StepLog.create(path, header)
+
+    def _apply(self, step: Step) -> None:
+        """Update the weights and count the step; Ctrl-C cannot come between the two."""
+        with uninterrupted():
+            sgd_(self.parameters, self.noise, step, self._weight_decay)
+            self.steps_done += 1
+
+    def _lr(self) -> tuple[float, ...]:
+        """The groups' learning rates as they are logged and applied."""
+        return tuple(float(np.float32(group["lr"])) for group in self.param_groups)
 
     def _recorded(self) -> Step | None:
         """The logged step that is due, when a resumed run has not caught up with its log."""
@@ -254,12 +262,12 @@ class MeZO(torch.optim.Optimizer):
             self.steps_done,
             tuple(float(f32(v)) for v in g),
             tuple(float(f32(v)) for v in losses),
-            tuple(float(f32(group["lr"])) for group in self.param_groups),
+            self._lr(),
             skipped,
         )
 
     def _check_lr(self, step: Step) -> None:
-        lr = tuple(float(np.float32(group["lr"])) for group in self.param_groups)
+        lr = self._lr()
         if lr != step.lr:
             raise LogError(
                 f"step {step.number} was logged with learning rate {step.lr[0]:g}, this run asks for {lr[0]:g}: a "

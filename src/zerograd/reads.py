@@ -42,6 +42,11 @@ def _tensors(values: Iterable[Any]) -> Iterable[torch.Tensor]:
             yield from (v for v in value if isinstance(v, torch.Tensor))
 
 
+def _results(result: Any) -> Iterable[torch.Tensor]:
+    """Tensors that an operation returned."""
+    return _tensors(result if isinstance(result, (list, tuple)) else (result,))
+
+
 def _storage_address(t: torch.Tensor) -> int | None:
     """Where a tensor's storage begins; None for sparse tensors and those of `torch.func`, which hide theirs."""
     try:
@@ -82,8 +87,7 @@ class Scratch:
         """End a loan. If `result` still looks into the buffer, the buffer is left to it and replaced when needed."""
         if self._lent and self._buffer is not None:
             held = self._buffer.untyped_storage().data_ptr()
-            outputs = result if isinstance(result, (list, tuple)) else (result,)
-            if any(_storage_address(t) in (held, None) for t in _tensors(outputs)):
+            if any(_storage_address(t) in (held, None) for t in _results(result)):
                 self._buffer = None
         self._lent = False
 
@@ -168,8 +172,7 @@ class Reads(TorchFunctionMode):
 
     def _note_views(self, result: Any, copies: Mapping[int, torch.Tensor]) -> None:
         """On the first step: remember the copies that a result looks into."""
-        outputs = result if isinstance(result, (list, tuple)) else (result,)
-        addresses = {_storage_address(t) for t in _tensors(outputs)}
+        addresses = {_storage_address(t) for t in _results(result)}
         for key, copy in copies.items():
             if copy.untyped_storage().data_ptr() in addresses:
                 self._views.append((StorageWeakRef(copy.untyped_storage()), self._entries[key]))

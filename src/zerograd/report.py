@@ -1,7 +1,6 @@
 """What a run leaves behind to be looked at: `results.json` and `curve.png`."""
 
 import json
-import os
 import shlex
 import shutil
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from zerograd.files import whole_file
 from zerograd.steplog import StepLog
 
 PACKAGES = ("zerograd", "torch", "transformers", "accelerate", "datasets", "numpy", "numba")
@@ -29,9 +29,8 @@ def versions() -> dict[str, str]:
 
 def write_results(path: Path, results: dict[str, Any]) -> None:
     """Write JSON whole or not at all."""
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with whole_file(path) as file:
+        file.write((json.dumps(results, indent=2) + "\n").encode())
 
 
 def draw_curve(path: Path, log: StepLog, history: list[dict[str, Any]], results: dict[str, Any]) -> None:

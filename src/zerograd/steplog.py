@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from zerograd.files import whole_file
+
 MAGIC = b"ZEROGRAD"
 FORMAT_VERSION = 1
 PREFIX = struct.Struct("<8sHHII")  # magic, format version, 0, bytes of the compressed header, its CRC-32
@@ -79,6 +81,7 @@ class StepLog:
     def __init__(self, path: Path, header: dict[str, Any], steps: list[Step], crc: int, file: BinaryIO | None) -> None:
         self.path, self.header, self.steps = path, header, steps
         self._crc, self._file = crc, file
+        self._intact = self._total = 0
 
     @classmethod
     def create(cls, path: str | Path, header: dict[str, Any]) -> "StepLog":
@@ -110,9 +113,6 @@ class StepLog:
         os.truncate(log.path, log._intact)
         log._file = log.path.open("ab", buffering=0)
         return log
-
-    _intact: int = 0
-    _total: int = 0
 
     @property
     def dropped_bytes(self) -> int:
@@ -172,14 +172,11 @@ def _pack_header(header: dict[str, Any]) -> tuple[bytes, int]:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a whole file or nothing."""
-    temporary = path.with_name(path.name + ".new")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a whole log or nothing."""
     try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        with whole_file(path) as file:
+            file.write(data)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OSError(error.errno, f"cannot write the step log {path}: {error.strerror}") from error
 
 

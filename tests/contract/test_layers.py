@@ -5,7 +5,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "zerograd"
 LAYERS = [
-    {"noise", "interrupts"},
+    {"noise", "interrupts", "files"},
     {"parameters", "reads", "perturb", "estimators", "steplog", "updates"},
     {"runlog", "base", "groups", "optimizer"},
     {"tasks", "data", "prompts", "head", "objectives", "evaluate", "task_side", "demo"},

@@ -3,6 +3,8 @@
 Numba never contracts a multiplication and an addition into one FMA unless told to (`fastmath`); a test pins that.
 """
 
+from functools import cache
+
 import numpy as np
 import torch
 from numba import njit
@@ -299,11 +301,16 @@ def combine(
         parallel(lambda _, lo, hi: some(o, source, index, lo, hi, width, fixed), len(rows), 16)
 
 
+@cache
+def _square_table() -> NDArray[np.int64]:
+    table = gaussian_table().astype(np.float64)
+    return np.floor(table * table / SQUARE_UNIT).astype(np.int64)
+
+
 def squared_norm(numel: int, *, seed: int, tensor: int, step: int, probe: int, device: torch.device) -> int:
     """Sum of the squares of a tensor's Gaussian elements, an exact integer of `SQUARE_UNIT`."""
     del device
-    table = gaussian_table().astype(np.float64)
-    squares = np.floor(table * table / SQUARE_UNIT).astype(np.int64)
+    squares = _square_table()
     result = np.zeros(4 * torch.get_num_threads() + 4, np.int64)
     key = [U32(v & 0xFFFFFFFF) for v in (seed, seed >> 32, tensor, step, probe)]
     slots = parallel(lambda slot, lo, hi: _squares(result, slot, lo, hi, *key, squares), numel, UNIT)  # type: ignore[call-arg]

@@ -4,6 +4,8 @@ Bit-equal to `reference` wherever the device rounds float32 products and sums as
 small launches per chunk and some 40 bytes of temporaries an element of the chunk, so it is the slow, portable back end.
 """
 
+from functools import cache, partial
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -43,12 +45,16 @@ def _bits16(
     return torch.cat(rows, dim=1).view(-1)
 
 
+@cache
+def _table(device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(gaussian_table().copy()).to(device)
+
+
 def _z(
     distribution: str, first: int, tiles: int, tensor: int, step: int, probe: int, seed: int, device: torch.device
 ) -> torch.Tensor:
     if distribution != "rademacher":
-        table = torch.from_numpy(gaussian_table().copy()).to(device)
-        return table[_bits16(first, tiles, tensor, step, probe, seed, device)]
+        return _table(device)[_bits16(first, tiles, tensor, step, probe, seed, device)]
     block = torch.arange(first * 32, (first + tiles) * 32, device=device)
     words = torch.cat([w.view(tiles, 1, 32) for w in _philox(block, tensor, step, probe, seed)], dim=2)
     bits = (words >> torch.arange(32, device=device).view(1, 32, 1)) & 1
@@ -87,11 +93,10 @@ def combine(
 ) -> None:
     """out = keep * x + sum_i c_i z_i; see `zerograd.noise.Noise.combine`."""
     if rows is not None:
-        names = dict(distribution=distribution, seed=seed, tensor=tensor, step=step, probes=probes)
+        one = partial(combine, rows=None, distribution=distribution, seed=seed, tensor=tensor, step=step, probes=probes)
         for i, row in enumerate(rows.tolist()):
             at = row * x[0].numel()
-            scalars = dict(coefficients=coefficients, keep=keep, stochastic=stochastic)
-            combine(out[i], x[row], base=at, rows=None, **names, **scalars)  # type: ignore[arg-type]
+            one(out[i], x[row], base=at, coefficients=coefficients, keep=keep, stochastic=stochastic)
         return
     flat_out, flat_x = out.detach().view(-1), x.detach().view(-1)
     stop = base + flat_x.numel()
