@@ -82,6 +82,30 @@ def test_resume_ends_where_the_uninterrupted_run_ends(tmp_path: Path, dtype: tor
     assert (tmp_path / "run.zlog").read_bytes() == (tmp_path / "whole.zlog").read_bytes()
 
 
+def test_ctrl_c_while_catching_up_counts_the_step(tmp_path: Path) -> None:
+    import signal
+
+    path = tmp_path / "run.zlog"
+    _, history = run(path, 4)
+    model = make_tiny("llama")
+    optimizer = MeZO(model.named_parameters(), log=path, resume=True, **SETTINGS)
+    kind, calls = type(optimizer.noise), []
+    original = kind.add_
+
+    def interrupting(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        calls.append(1)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        original(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(kind, "add_", interrupting)
+        optimizer.fast_forward(4)
+    assert same(model, history[1])
+    optimizer.fast_forward(4)
+    assert same(model, history[4])
+
+
 def test_every_truncation_keeps_the_whole_steps(tmp_path: Path) -> None:
     path = tmp_path / "run.zlog"
     _, history = run(path, 3)
@@ -105,6 +129,10 @@ def test_a_truncated_log_is_reported_cut_and_continued(tmp_path: Path) -> None:
     path = tmp_path / "run.zlog"
     _, history = run(path, 3)
     path.write_bytes(path.read_bytes()[:-7])
+    kept = path.read_bytes()
+    with pytest.raises(LogError, match="settings of the run"):
+        MeZO(make_tiny("llama").named_parameters(), log=path, resume=True, **{**SETTINGS, "eps": 0.5})
+    assert path.read_bytes() == kept  # a refused log is not touched
     model = make_tiny("llama")
     with pytest.warns(UserWarning, match="incomplete step; 41 bytes"):
         optimizer = MeZO(model.named_parameters(), log=path, resume=True, **SETTINGS)

@@ -194,8 +194,9 @@ class MeZO(torch.optim.Optimizer):
     def _open_log(self, path: str | Path, resume: bool) -> StepLog:
         header = make_header(self.parameters, self.noise, self.estimator, self._weight_decay)
         if resume and Path(path).exists():
-            log = StepLog.resume(path)
-            check_base(log, header)
+            log = StepLog.read(path)
+            check_base(log, header)  # before the file is touched
+            log.reopen()
             if log.dropped_bytes:
                 warnings.warn(
                     f"{path} ended in an incomplete step; {log.dropped_bytes} bytes were cut off", stacklevel=3

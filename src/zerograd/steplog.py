@@ -106,13 +106,10 @@ class StepLog:
         log._intact, log._total = intact, len(data)
         return log
 
-    @classmethod
-    def resume(cls, path: str | Path) -> "StepLog":
-        """Read a log and open it for appending; an incomplete step at its end is cut off."""
-        log = cls.read(path)
-        os.truncate(log.path, log._intact)
-        log._file = log.path.open("ab", buffering=0)
-        return log
+    def reopen(self) -> None:
+        """Open a log that was read for appending; an incomplete step at its end is cut off."""
+        os.truncate(self.path, self._intact)
+        self._file = self.path.open("ab", buffering=0)
 
     @property
     def dropped_bytes(self) -> int:
