@@ -21,12 +21,14 @@ from transformers import OPTConfig, OPTForCausalLM
 
 from algorithm1 import padded_loss, perturb_, step_
 from zerograd import MeZO
-from zerograd.head import answer_logits
+from zerograd.batches import collate, lay_out, make_part
 from zerograd.noise import Noise
-from zerograd.objectives import CALL_TOKENS, classification_loss, cut_by_length
-from zerograd.prompts import Example, collate
+from zerograd.objectives import cross_entropy
+from zerograd.prompts import Example
+from zerograd.scoring import candidate_scores
+from zerograd.tasks import Query
 
-LABELS = torch.tensor([6587, 372])
+LABELS = [6587, 372]
 MB = 2**20
 
 
@@ -40,14 +42,26 @@ def prompt_lengths(data: Path, count: int) -> list[int]:
     return [len(ids) - 1 for ids in tokenizer([f"{row} It was" for row in rows])["input_ids"]]
 
 
-def make_batches(lengths: list[int], size: int) -> list[dict[str, torch.Tensor]]:
+def make_batches(lengths: list[int], size: int) -> list[list[Example]]:
     """Random tokens in the shape of real prompts."""
     generator = torch.Generator().manual_seed(0)
-    examples = [
-        Example(i, torch.randint(4, 50_000, (n,), generator=generator).tolist(), n - 1, i % 2)
-        for i, n in enumerate(lengths)
-    ]
-    return [collate(examples[i : i + size], 1) for i in range(0, len(examples), size)]
+    examples = []
+    for i, n in enumerate(lengths):
+        ids = torch.randint(4, 50_000, (n,), generator=generator).tolist()
+        branches = [[label] for label in LABELS]
+        examples.append(Example(i, {}, Query("", ("", ""), (i % 2,)), ids, branches, ((n, None),)))
+    return [examples[i : i + size] for i in range(0, len(examples), size)]
+
+
+def micro_batches(examples: list[Example]) -> dict[str, Any]:
+    """As training cuts them."""
+    return collate(examples, 1, label_ids=LABELS)
+
+
+def padded(examples: list[Example]) -> dict[str, torch.Tensor]:
+    """All examples in one padded batch, as the reference has them."""
+    part = make_part([lay_out(e) for e in examples], 1)
+    return {**part, "positions": part["read_columns"], "labels": part["target"]}
 
 
 def timed(work: Callable[[], Any]) -> float:
@@ -61,7 +75,7 @@ def plain_forward(model: Any, parts: list[dict[str, torch.Tensor]]) -> None:
     """The forward passes of the micro-batches, weights as they are, label words only."""
     with torch.no_grad():
         for part in parts:
-            answer_logits(model, part, LABELS)
+            candidate_scores(model, part)
 
 
 def spread(values: list[float]) -> str:
@@ -87,19 +101,22 @@ def noise_rows(dtype: torch.dtype, repeats: int = 9) -> dict[str, str]:
     }
 
 
-def step_rows(model: Any, batches: list[dict[str, torch.Tensor]]) -> dict[str, str]:
+def step_rows(model: Any, batches: list[list[Example]]) -> dict[str, str]:
     """Seconds a step and its ratios."""
     optimizer = MeZO(model.named_parameters(), lr=1e-7, eps=1e-3, probing="streamed")
     times: dict[str, list[float]] = {k: [] for k in ("step", "same parts", "unpadded", "padded", "algorithm 1")}
-    for i, batch in enumerate([batches[0], *batches]):
-        parts = cut_by_length(batch, CALL_TOKENS)
-        single = cut_by_length(batch, 0)
+    labels = torch.tensor(LABELS)
+    for i, examples in enumerate([batches[0], *batches]):
+        cut, batch = micro_batches(examples), padded(examples)
+        parts = cut["parts"]
+        lengths = sorted({len(e.prefix) for e in examples})
+        single = [micro_batches([e for e in examples if len(e.prefix) == n])["parts"][0] for n in lengths]
         row = {
-            "step": timed(lambda b=batch: optimizer.step(lambda: classification_loss(model, b, LABELS))),
+            "step": timed(lambda b=cut: optimizer.step(lambda: cross_entropy(model, b))),
             "same parts": timed(lambda p=parts: [plain_forward(model, p) for _ in range(2)]),
             "unpadded": timed(lambda p=single: [plain_forward(model, p) for _ in range(2)]),
             "padded": timed(lambda b=batch: [padded_loss_no_grad(model, b) for _ in range(2)]),
-            "algorithm 1": timed(lambda b=batch, i=i: step_(model, b, LABELS, lr=1e-7, eps=1e-3, seed=i)),
+            "algorithm 1": timed(lambda b=batch, i=i: step_(model, b, labels, lr=1e-7, eps=1e-3, seed=i)),
         }
         if i:  # the first compiles and warms up
             for key, value in row.items():
@@ -117,7 +134,7 @@ def step_rows(model: Any, batches: list[dict[str, torch.Tensor]]) -> dict[str, s
 @torch.no_grad()
 def padded_loss_no_grad(model: Any, batch: dict[str, torch.Tensor]) -> None:
     """The reference's forward."""
-    padded_loss(model, batch, LABELS)
+    padded_loss(model, batch, torch.tensor(LABELS))
 
 
 def peak_mb(work: Callable[[], Any]) -> float:
@@ -128,13 +145,14 @@ def peak_mb(work: Callable[[], Any]) -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def memory_rows(model: Any, batch: dict[str, torch.Tensor]) -> dict[str, str]:
+def memory_rows(model: Any, examples: list[Example]) -> dict[str, str]:
     """Peak resident memory of inference and of training, both after a warm-up."""
     optimizer = MeZO(model.named_parameters(), lr=1e-7, probing="streamed")
-    parts = cut_by_length(batch, CALL_TOKENS)
+    batch = micro_batches(examples)
+    parts = batch["parts"]
     plain_forward(model, parts)
     inference = peak_mb(lambda: [plain_forward(model, parts) for _ in range(3)])
-    training = peak_mb(lambda: [optimizer.step(lambda: classification_loss(model, batch, LABELS)) for _ in range(3)])
+    training = peak_mb(lambda: [optimizer.step(lambda: cross_entropy(model, batch)) for _ in range(3)])
     largest = max(p.numel() * p.element_size() for p in model.parameters()) / MB
     return {
         "peak memory of training above inference, MB": f"{training - inference:.0f}",

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from architectures import same, state
 from zerograd import MeZO, replay
-from zerograd.data import load_splits
+from zerograd.data import Wanted, load_splits
 from zerograd.models import load_model
 from zerograd.task_side import TaskSide
 from zerograd.tasks import get_task
@@ -54,9 +54,11 @@ def test_masked_model_zero_shot_and_after_training(minilm: Path, shared: Path) -
     task, data = get_task("sst2"), shared / "data" / "sst2"
     from zerograd.data import load_split
 
-    first = side.evaluate(model, side.encode(load_split(task, data, "validation").select(range(500))), progress=False)
+    first = side.evaluate(
+        model, side.encode(load_split(task, data, "validation")[0].select(range(500))), progress=False
+    )
     assert first["accuracy"] == pytest.approx(0.694, abs=0.005)
-    splits = load_splits(task, data, num_train=64, num_dev=8, num_test=8, seed=0)
+    splits = load_splits(task, data, Wanted(64, 8, 8, seed=0))
     train = side.encode(splits.train)
     before = side.evaluate(model, train, progress=False)["loss"]
     optimizer = MeZO(model.named_parameters(), lr=1e-5, seed=0)

@@ -10,7 +10,7 @@ from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallba
 
 from architectures import VOCABULARY, make_tiny, same, state
 from zerograd import LogError, MeZO, MeZOConfig, MeZOMixin, MeZOTrainer, StepLog, replay
-from zerograd.data import load_splits
+from zerograd.data import Wanted, load_splits
 from zerograd.models import demo_folder, load_model
 from zerograd.prompts import PromptError
 from zerograd.task_side import TaskSide
@@ -25,7 +25,7 @@ def demo() -> tuple[Any, Any]:
 
 @pytest.fixture(scope="module")
 def splits() -> Any:
-    return load_splits(get_task("sst2"), demo_folder("data"), num_train=32, num_dev=40, num_test=10, seed=3)
+    return load_splits(get_task("sst2"), demo_folder("data"), Wanted(32, 40, 10, seed=3))
 
 
 def config(folder: Path, **more: Any) -> MeZOConfig:

@@ -2,16 +2,18 @@
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-USAGE = """usage: zerograd {train,eval,replay} [options]
+USAGE = """usage: zerograd {tasks,prompts,train,eval,replay} [options]
 
+  tasks    list the tasks with an example each
+  prompts  show what a model will see of a task's rows or of your own
   train    fine-tune a model with forward passes only; without --model, the built-in demo
-  eval     evaluate a model, or base weights + a step log
+  eval     evaluate a model, or base weights + a step log; with --demos, in context
   replay   rebuild the weights of a run from its base weights and its step log, and save them
 
 `zerograd COMMAND --help` lists a command's options."""
@@ -20,45 +22,10 @@ USAGE = """usage: zerograd {train,eval,replay} [options]
 ALIASES = {"--lr": "--learning_rate", "--batch_size": "--per_device_train_batch_size", "--n": "--num_probes"}
 
 
-@dataclass
-class DataArguments:
-    """Model, task and data."""
-
-    model: str | None = field(default=None, metadata={"help": "Folder or hub id. None: the built-in demo."})
-    task: str = field(default="sst2", metadata={"help": "The task: sst2."})
-    data: str | None = field(
-        default=None, metadata={"help": "Folder with train.jsonl and validation.jsonl; None: the task's hub data set."}
-    )
-    dtype: str = field(default="auto", metadata={"help": "auto (as saved), float32, bfloat16 or float16."})
-    num_train: int = field(default=1000, metadata={"help": "Training rows; fewer where the data has fewer."})
-    num_dev: int = field(default=500, metadata={"help": "Rows for model selection."})
-    num_test: int = field(default=1000, metadata={"help": "Test rows."})
-
-
-@dataclass
-class EvalArguments(DataArguments):
-    """What `zerograd eval` takes."""
-
-    log: str | None = field(default=None, metadata={"help": "Step log to apply to the model before evaluation."})
-    step: int | None = field(default=None, metadata={"help": "Apply this many steps of the log; None: all."})
-    seed: int = field(default=42, metadata={"help": "Seed of the sampling of rows, as in training."})
-    predictions: str | None = field(default=None, metadata={"help": "Write a JSON line per test row to this file."})
-
-
-@dataclass
-class ReplayArguments:
-    """What `zerograd replay` takes."""
-
-    log: str = field(metadata={"help": "The step log."})
-    output_dir: str = field(metadata={"help": "Where to save the rebuilt model; must not exist."})
-    model: str | None = field(default=None, metadata={"help": "The base model. None: the built-in demo."})
-    step: int | None = field(default=None, metadata={"help": "Apply this many steps of the log; None: all."})
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status (2: wrong usage, 1: an error that was explained, 130: Ctrl-C)."""
     args = list(sys.argv[1:] if argv is None else argv)
-    commands = {"train": _train, "eval": _eval, "replay": _replay}
+    commands = {"tasks": _tasks, "prompts": _prompts, "train": _train, "eval": _eval, "replay": _replay}
     if not args or args[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if args else 2
@@ -88,6 +55,9 @@ def _explained(command: Any, args: list[str]) -> int:
         again = command_line(args[0], *rest, *([] if "--resume" in rest else ["--resume"]))
         print(f"\nzerograd: interrupted.{f' Continue with: {again}' if args[0] == 'train' else ''}", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `zerograd tasks | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (ValueError, TypeError, OSError, NonFiniteLossError, ProbeError) as error:
         if trace:
             raise
@@ -100,6 +70,7 @@ def _train(args: list[str]) -> None:
     from transformers import HfArgumentParser
     from transformers.utils import logging
 
+    from zerograd.arguments import DataArguments, task_of
     from zerograd.commands import train
     from zerograd.config import MeZOConfig
     from zerograd.presets import defaults_for
@@ -113,18 +84,34 @@ def _train(args: list[str]) -> None:
         description="Defaults are for the model's kind.",
     )
     if "--help" not in args and "-h" not in args:
-        parser.set_defaults(**defaults_for(first.model, first.task))
+        parser.set_defaults(**defaults_for(first.model, task_of(DataArguments(**vars(first))).name))
     data, config = _parse(parser, args, (DataArguments, MeZOConfig))
     train(data, config, _settings(parser, args))
 
 
+def _tasks(args: list[str]) -> None:
+    from zerograd.show import list_tasks
+
+    argparse.ArgumentParser(prog="zerograd tasks", description="List the tasks.").parse_args(args)
+    list_tasks()
+
+
+def _prompts(args: list[str]) -> None:
+    from zerograd.arguments import PromptsArguments
+    from zerograd.show import show_prompts
+
+    show_prompts(*_parse(_parser(PromptsArguments, "prompts"), args, (PromptsArguments,)))
+
+
 def _eval(args: list[str]) -> None:
+    from zerograd.arguments import EvalArguments
     from zerograd.commands import evaluate
 
     evaluate(*_parse(_parser(EvalArguments, "eval"), args, (EvalArguments,)))
 
 
 def _replay(args: list[str]) -> None:
+    from zerograd.arguments import ReplayArguments
     from zerograd.commands import rebuild
 
     rebuild(*_parse(_parser(ReplayArguments, "replay"), args, (ReplayArguments,)))

@@ -1,28 +1,32 @@
-"""The three commands: train, evaluate, rebuild. Each checks all it can before it loads a model."""
+"""The commands that run a model: train, evaluate, rebuild. Each checks all it can before it loads one."""
 
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from zerograd.arguments import DataArguments, EvalArguments, ReplayArguments, splits_of, task_of
 from zerograd.config import MeZOConfig
-from zerograd.data import Splits, load_splits
-from zerograd.evaluate import accuracy, mean_loss, write_predictions
+from zerograd.evaluate import Prediction, write_predictions
+from zerograd.findings import write_findings
 from zerograd.memory import peak_memory_bytes
 from zerograd.models import check_model, demo_folder, load_model, save_model
-from zerograd.report import command_line, draw_curve, versions, write_results
+from zerograd.prompts import Example
+from zerograd.report import command_line, draw_curve, shown, versions, write_results
 from zerograd.runlog import replay
 from zerograd.steplog import StepLog, holds_run
 from zerograd.task_side import TaskSide
-from zerograd.tasks import get_task
+from zerograd.tasks import Row
 from zerograd.trainer import LOG_NAME, MeZOTrainer
 
-if TYPE_CHECKING:
-    from zerograd.cli import DataArguments, EvalArguments, ReplayArguments
+SAME_ROWS = (
+    "model", "task", "data", "test_data", "prompt", "labels", "label_column", "candidates", "answer", "stop",
+    "objective", "max_new_tokens", "num_train", "num_dev", "num_test", "k", "seed", "dtype",
+)  # fmt: skip
 
 
-def train(data: "DataArguments", config: MeZOConfig, given: dict[str, Any]) -> None:
-    """Fine-tune, evaluate before and after, and leave model, log, results and picture in `config.output_dir`."""
+def train(data: DataArguments, config: MeZOConfig, given: dict[str, Any]) -> None:
+    """Fine-tune, evaluate before and after, and leave model, log, results and pictures in `config.output_dir`."""
     folder = Path(str(config.output_dir))
     _refuse_file(folder)
     if holds_run(folder / LOG_NAME) and not config.resume:
@@ -30,33 +34,36 @@ def train(data: "DataArguments", config: MeZOConfig, given: dict[str, Any]) -> N
             f"{folder} already holds a run ({LOG_NAME}); continue it with --resume, or choose another --output_dir"
         )
     check_model(data.model, data.dtype)
-    splits = _splits(data, config.seed)
+    task = task_of(data)
+    splits = splits_of(data, task, config.seed)
     model, tokenizer = load_model(data.model, data.dtype)
-    side = TaskSide.make(data.task, model, tokenizer)
-    test = _encode(side, splits.test, "test")
+    side = TaskSide.make(task, model, tokenizer)
+    print(f"{task.name}: {len(splits.train)} training, {len(splits.dev)} dev, {len(splits.test)} test rows")
+    _print_all([*splits.notes, *side.prompter.remarks()])
+    progress = not config.disable_tqdm
+    train_rows, dev, test = (
+        _encode(side, rows, name, progress)
+        for rows, name in ((splits.train, "training"), (splits.dev, "dev"), (splits.test, "test"))
+    )
     trainer = MeZOTrainer(
-        model,
-        config,
-        task=side.prompter.task,
-        processing_class=tokenizer,
-        train_dataset=splits.train,
-        eval_dataset=splits.dev,
+        model, config, task=side, processing_class=tokenizer, train_dataset=train_rows, eval_dataset=dev
     )
     _same_run(folder, data, config)
-    print(f"{data.task}: {len(splits.train)} training, {len(splits.dev)} dev, {len(test)} test rows")
-    progress = not config.disable_tqdm
     before = side.evaluate(model, test, progress)
-    print(f"before: accuracy {before['accuracy']:.1%}")
+    print(f"before: {side.metric} {shown(side.metric, before[side.metric])}")
     start = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - start
-    after = side.evaluate(model, test, progress)
+    predictions = side.predict(model, test, progress)
+    after = side.measure(predictions)
     log = StepLog.read(folder / LOG_NAME)
     best = trainer.state.best_global_step if config.load_best_model_at_end else None
     results = {
-        "task": data.task,
+        "task": task.name,
         "model": data.model or "built-in demo",
         "method": {"name": "mezo", "tune": "full", "model_kind": "masked" if side.prompter.masked else "causal"},
+        "objective": side.objective,
+        "metric": side.metric,
         "steps": len(log.steps),
         "selected_step": best or len(log.steps),
         "seconds": round(seconds, 2),
@@ -68,28 +75,37 @@ def train(data: "DataArguments", config: MeZOConfig, given: dict[str, Any]) -> N
     }
     write_results(folder / "results.json", results)
     draw_curve(folder / "curve.png", log, trainer.state.log_history, results)
-    _print_summary(folder, results, given)
+    write_predictions(folder / "predictions.jsonl", predictions)
+    findings = [folder / "predictions.jsonl", *write_findings(folder, side, test, predictions)]
+    _print_summary(folder, results, given, findings)
 
 
-def evaluate(args: "EvalArguments") -> None:
-    """Print the test metrics of a model, or of base weights + log; write predictions if asked."""
+def evaluate(args: EvalArguments) -> None:
+    """Print the test metrics of a model, or of base weights + log; write predictions and a report if asked."""
     if args.predictions is not None and not Path(args.predictions).absolute().parent.is_dir():
         raise FileNotFoundError(f"the folder of --predictions {args.predictions} does not exist; make it first")
+    if args.demo_sets not in ("shared", "each"):
+        raise ValueError(f"unknown demo_sets {args.demo_sets!r}; choose shared or each")
+    if args.demos < 0:
+        raise ValueError(f"demos must not be negative, got {args.demos}")
     dtype = args.dtype if args.log is None else _dtype_of(args.log)
     check_model(args.model, dtype)
-    splits = _splits(args, args.seed)
+    task = task_of(args)
+    splits = splits_of(args, task, args.seed)
     model, tokenizer = load_model(args.model, dtype)
     if args.log is not None:
         _replay(args.log, model, args.step)
-    side = TaskSide.make(args.task, model, tokenizer)
-    predictions = side.predict(model, _encode(side, splits.test, "test"))
-    print(f"accuracy {accuracy(predictions):.4f}  loss {mean_loss(predictions):.4f}  rows {len(predictions)}")
-    if args.predictions is not None:
-        write_predictions(args.predictions, predictions)
-        print(f"predictions: {args.predictions}")
+    side = TaskSide.make(task, model, tokenizer)
+    _print_all([*splits.notes, *side.prompter.remarks()])
+    demos = side.draw_demos(splits.train, args.demos, len(splits.test), args.demo_sets == "each", args.seed)
+    test = _encode(side, splits.test, "test", True, demos)
+    predictions = side.predict(model, test)
+    measured = side.measure(predictions)
+    print("  ".join([*(f"{name} {value:.4f}" for name, value in measured.items()), f"rows {len(predictions)}"]))
+    _write(args, side, test, predictions)
 
 
-def rebuild(args: "ReplayArguments") -> None:
+def rebuild(args: ReplayArguments) -> None:
     """Rebuild a run's weights and save them with `save_pretrained`."""
     folder = Path(args.output_dir)
     _refuse_file(folder)
@@ -98,22 +114,34 @@ def rebuild(args: "ReplayArguments") -> None:
     model, tokenizer = load_model(args.model, _dtype_of(args.log))
     _replay(args.log, model, args.step)
     save_model(model, tokenizer, folder)
-    more = ["--data", demo_folder("data")] if args.model is None else []
+    more = ["--data", demo_folder("data")] if args.model is None else ["--task", "TASK"]
     print(f"rebuilt model: {folder}\nNext: {command_line('eval', '--model', folder, *more)}")
+
+
+def _write(args: EvalArguments, side: TaskSide, test: list[Example], predictions: list[Prediction]) -> None:
+    if args.predictions is not None:
+        write_predictions(args.predictions, predictions)
+        print(f"predictions: {args.predictions}")
+    if args.report is not None:
+        folder = Path(args.report)
+        _refuse_file(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        _print_all([f"report: {path}" for path in write_findings(folder, side, test, predictions)])
 
 
 def _refuse_file(folder: Path) -> None:
     if folder.is_file():
-        raise FileExistsError(f"{folder} is a file; --output_dir must be a folder")
+        raise FileExistsError(f"{folder} is a file; it must be a folder")
 
 
-def _same_run(folder: Path, data: "DataArguments", config: MeZOConfig) -> None:
+def _same_run(folder: Path, data: DataArguments, config: MeZOConfig) -> None:
     """Note what decides the batches and the updates; refuse to resume a run that had it otherwise."""
     names = (
         "learning_rate", "weight_decay", "lr_scheduler_type", "eps", "num_probes", "distribution",
         "per_device_train_batch_size", "gradient_accumulation_steps", "seed", "data_seed",
     )  # fmt: skip
-    settings = {k: v for k, v in vars(data).items() if k not in ("model", "data", "dtype", "num_test")}
+    apart = ("model", "data", "test_data", "dtype", "num_test")
+    settings = {k: v for k, v in vars(data).items() if k not in apart}
     settings.update({name: getattr(config, name) for name in names})
     settings = json.loads(json.dumps(settings, default=str))
     note = folder / "run.json"
@@ -128,23 +156,17 @@ def _same_run(folder: Path, data: "DataArguments", config: MeZOConfig) -> None:
     write_results(note, settings)
 
 
-def _splits(data: "DataArguments", seed: int) -> Splits:
-    source = data.data or (str(demo_folder("data")) if data.model is None else None)
-    return load_splits(
-        get_task(data.task),
-        source,
-        num_train=data.num_train,
-        num_dev=data.num_dev,
-        num_test=data.num_test,
-        seed=seed,
-    )
-
-
-def _encode(side: TaskSide, rows: list[dict[str, Any]], split: str) -> list[Any]:
-    examples, cut = side.prompter.encode(rows)
-    if cut:
-        print(f"{cut} of {len(rows)} {split} prompts were cut at their start to {side.prompter.max_length} tokens")
+def _encode(
+    side: TaskSide, rows: list[dict[str, Any]], split: str, progress: bool, demos: list[list[Row]] | None = None
+) -> list[Example]:
+    examples, cuts = side.prompter.encode(rows, demos, progress)
+    _print_all([cuts.describe(split, side.prompter.max_length)])
     return examples
+
+
+def _print_all(sentences: list[str]) -> None:
+    for sentence in filter(None, sentences):
+        print(sentence)
 
 
 def _dtype_of(log: str) -> str:
@@ -159,19 +181,18 @@ def _replay(path: str, model: Any, step: int | None) -> None:
     print(f"applied {len(log.steps) if step is None else step} of {len(log.steps)} logged steps")
 
 
-def _print_summary(folder: Path, results: dict[str, Any], given: dict[str, Any]) -> None:
-    before, after = results["before"]["accuracy"], results["after"]["accuracy"]
-    same = {
-        k: v for k, v in given.items() if k in ("model", "task", "data", "num_train", "num_dev", "num_test", "seed")
-    }
-    flags = [part for key, value in same.items() for part in (f"--{key}", str(value))]
+def _print_summary(folder: Path, results: dict[str, Any], given: dict[str, Any], findings: list[Path]) -> None:
+    metric = results["metric"]
+    before, after = (shown(metric, results[when][metric]) for when in ("before", "after"))
+    flags = [part for key, value in given.items() if key in SAME_ROWS for part in (f"--{key}", str(value))]
     log = folder / LOG_NAME
     command = command_line("eval", *flags, "--log", log, "--step", results["selected_step"])
     print(
-        f"\naccuracy on the test rows: {before:.1%} -> {after:.1%} "
+        f"\n{metric} on the test rows: {before} -> {after} "
         f"({results['steps']} steps, {results['seconds']:.0f} s, best step {results['selected_step']})\n"
         f"  model    {folder}\n"
         f"  picture  {folder / 'curve.png'}\n"
+        f"  findings {', '.join(map(str, findings))}\n"
         f"  log      {log} ({log.stat().st_size / 1000:.1f} kB)\n"
         f"The same result from the base weights and the log alone:\n  {command}"
     )

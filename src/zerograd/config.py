@@ -62,4 +62,5 @@ class MeZOConfig(MeZOArguments, TrainingArguments):
             )
         if self.max_grad_norm:
             raise ValueError(f"max_grad_norm={self.max_grad_norm} cannot be applied: MeZO has no gradient to clip")
+        self.metric_given = self.metric_for_best_model is not None  # the Trainer fills in the loss
         super().__post_init__()

@@ -1,6 +1,6 @@
-"""Loading a task's rows, from the hub or from a folder of JSON lines, and the paper's sampling."""
+"""Loading a task's rows, from the hub, a folder or a file, and the paper's sampling."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, load_dataset
 
-from zerograd.tasks import Task
+from zerograd.tasks import Task, TaskError
+
+FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
+UNLABELLED = -1  # the hub's mark for a row without a right answer
 
 
 class DataError(ValueError):
@@ -17,95 +20,248 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Splits:
-    """Rows for training, model selection and testing, as dictionaries of the data set's columns."""
+    """Rows for training, model selection and testing, and a sentence for whatever was not used."""
 
     train: list[dict[str, Any]]
     dev: list[dict[str, Any]]
     test: list[dict[str, Any]]
+    notes: tuple[str, ...] = ()
 
 
-def load_splits(
-    task: Task, data: str | Path | None, *, num_train: int, num_dev: int, num_test: int, seed: int
-) -> Splits:
-    """The paper's sampling (Appendix D.1 of arXiv 2305.17333): train and dev from one shuffled train split.
+@dataclass(frozen=True)
+class Wanted:
+    """How many rows to draw.
 
-    Training rows are the first `num_train` of a permutation by `seed`, dev rows the next `num_dev`, test rows the
-    first `num_test` of a permutation of the test split by the same seed. Where the train split is too small for both,
-    both shrink in proportion; where the test split is smaller, all of it is used.
+    Args:
+        train, dev, test: Rows wanted of each; None: the task's (Appendix D.1 of arXiv 2305.17333).
+        k: Few-shot instead: this many rows of each class for training, and as many for dev.
+        seed: Of the permutations.
+    """
+
+    train: int | None = None
+    dev: int | None = None
+    test: int | None = None
+    k: int | None = None
+    seed: int = 42
+
+    def sizes(self, task: Task) -> tuple[int, int, int]:
+        """Rows for training, dev, test; DataError where one is not positive, or k does not fit the task."""
+        if self.k is not None and task.kind != "classification":
+            raise DataError(
+                f"k={self.k} rows of each class need a classification task; {task.name!r} is a {task.kind} task"
+            )
+        given = (("num_train", self.train), ("num_dev", self.dev), ("num_test", self.test))
+        for name, value in (*given, ("k", self.k)):
+            if value is not None and value < 1:
+                raise DataError(f"{name} must be at least 1, got {value}")
+        defaults = (task.num_train, task.num_dev, task.num_test)
+        train, dev, test = (d if v is None else v for (_, v), d in zip(given, defaults, strict=True))
+        return train, dev, test
+
+
+def load_splits(task: Task, data: str | Path | None, wanted: Wanted, test_data: str | Path | None = None) -> Splits:
+    """Training and dev rows from one shuffled train split, test rows from the test split.
+
+    Training rows are the first of a permutation by the seed, dev rows the next; with `k`, the first k of each class
+    and the next k. Where there are too few rows for both, both shrink in proportion. A single file is its own test
+    split: a fifth of it, drawn first. With `test_data`, or where a folder of your own has all three files, the
+    folder's validation file is the dev set, whole.
 
     Args:
         task: The task.
-        data: Folder with `train.jsonl` and `validation.jsonl` in the hub's columns; None loads from the hub.
-        num_train, num_dev, num_test: Rows wanted.
-        seed: Of the permutations.
+        data: Folder with `train` and `validation` (or `test`) files, or one file: .jsonl, .json, .csv, .tsv or
+            .parquet. None loads from the hub.
+        wanted: Sizes and seed.
+        test_data: Folder or file with the test rows, where they are not beside the others.
 
     Raises:
         DataError: A missing file or column, an empty split, or a label outside the task's classes.
     """
-    for name, value in (("num_train", num_train), ("num_dev", num_dev), ("num_test", num_test)):
-        if value < 1:
-            raise DataError(f"{name} must be at least 1, got {value}")
-    pool = load_split(task, data, "train")
+    num_train, num_dev, num_test = wanted.sizes(task)
+    notes: list[str] = []
+    pool, source = load_split(task, data, "train", notes)
+    order = np.random.default_rng(wanted.seed).permutation(len(pool)).tolist()
     if len(pool) < 2:
-        raise DataError(f"{data or task.hub[0]} has {len(pool)} training row; training and dev need at least one each")
-    wanted = num_train + num_dev
-    if wanted > len(pool):
-        num_train = min(max(1, len(pool) * num_train // wanted), len(pool) - 1)
-        num_dev = len(pool) - num_train
-    order = np.random.default_rng(seed).permutation(len(pool))
-    train, dev = order[:num_train], order[num_train : num_train + num_dev]
-    test = load_split(task, data, task.test_split)
-    chosen = np.random.default_rng(seed).permutation(len(test))[:num_test]
-    return Splits(_rows(pool, train), _rows(pool, dev), _rows(test, chosen))
+        raise DataError(f"{source} has {len(pool)} training row; training and dev need at least one each")
+    if data is not None and Path(data).is_file() and test_data is None:
+        held = max(1, min(num_test, len(pool) // 5))
+        test_rows, order = _rows(pool, order[:held]), order[held:]
+        dev_split = None
+    else:
+        test_name = _test_split(task, data if test_data is None else test_data)
+        test, test_source = load_split(task, data if test_data is None else test_data, test_name, notes)
+        dev_split = _dev_split(task, data, test_name if test_data is None else None)
+        chosen = np.random.default_rng(wanted.seed).permutation(len(test))[:num_test]
+        test_rows = _rows(test, chosen)
+        _note_unused(notes, test_source, len(test), len(test_rows))
+    if dev_split is None:
+        train, dev = _by_class(task, pool, order, wanted.k, notes) if wanted.k else _first(order, num_train, num_dev)
+        dev_rows = _rows(pool, dev)
+    else:
+        train = _by_class(task, pool, order, wanted.k, notes, dev=False)[0] if wanted.k else order[:num_train]
+        dev = []
+        dev_rows = _rows(load_split(task, data, dev_split, notes)[0], None)
+    if not train or not dev_rows:
+        raise DataError(f"{source} has too few rows for training and dev: {len(pool)}")
+    _note_unused(notes, source, len(order), len(train) + len(dev))
+    return Splits(_rows(pool, train), dev_rows, test_rows, tuple(notes))
 
 
-def load_split(task: Task, data: str | Path | None, split: str) -> Dataset:
-    """One split, with its columns and labels checked."""
-    source = f"{task.hub[0]} ({split})" if data is None else str(Path(data) / f"{split}.jsonl")
-    rows = _from_hub(task, split) if data is None else _from_folder(Path(data), split)
-    missing = [c for c in (*task.columns, task.label) if c not in rows.column_names]
-    if missing:
-        raise DataError(
-            f"{source} has no column {missing[0]!r}, which task {task.name!r} needs; its columns are "
-            f"{', '.join(rows.column_names)}"
-        )
+def load_split(task: Task, data: str | Path | None, split: str, notes: list[str] | None = None) -> tuple[Dataset, str]:
+    """One split with its columns and labels checked, and where it came from.
+
+    Raises:
+        DataError: As `load_splits`.
+    """
+    if data is None:
+        if task.hub is None:
+            raise DataError(f"task {task.name!r} has no data set on the hub; give your data with --data")
+        source, rows = f"{task.hub[0]} ({split})", _from_hub(task, split)
+    else:
+        path = Path(data) if Path(data).is_file() else _find(Path(data), split)
+        source, rows = str(path), read_file(path)
     if len(rows) == 0:
         raise DataError(f"{source} is empty; task {task.name!r} needs at least one row in it")
-    for column in task.columns:
-        for i, text in enumerate(rows[column]):
-            if not isinstance(text, str):
-                raise DataError(f"row {i} of {source} has {text!r} in column {column!r}, where a text belongs")
-    for i, label in enumerate(rows[task.label]):
-        if not isinstance(label, int) or not 0 <= label < len(task.words):
-            raise DataError(
-                f"row {i} of {source} has label {label!r}; task {task.name!r} knows 0 to {len(task.words) - 1} "
-                f"({', '.join(task.words)})"
-            )
-    return rows
+    _check_columns(task, rows, source)
+    return _check_values(task, rows, source, notes if notes is not None else []), source
+
+
+def read_file(path: Path) -> Dataset:
+    """A file of rows. DataError if it cannot be read."""
+    if path.suffix not in FORMATS:
+        raise DataError(f"{path} is none of {', '.join(FORMATS)}")
+    if not path.is_file():
+        raise DataError(f"there is no {path}")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty")
+    more: dict[str, Any] = {"keep_default_na": False} if FORMATS[path.suffix] == "csv" else {}  # "NA" is a text
+    if path.suffix == ".tsv":
+        more["sep"] = "\t"
+    try:
+        return load_dataset(FORMATS[path.suffix], data_files=str(path), split="train", **more)
+    except Exception as error:  # the loaders raise a dozen unrelated types
+        kind = {"json": "JSON lines", "csv": "a table", "parquet": "parquet"}[FORMATS[path.suffix]]
+        raise DataError(f"{path} is not {kind} with the same columns in every row: {_first_line(error)}") from error
+
+
+def columns_of(data: str | Path) -> list[str]:
+    """The columns of a file, or of a folder's training file."""
+    path = Path(data)
+    return list(read_file(path if path.is_file() else _find(path, "train")).column_names)
+
+
+def default_split(task: Task, data: str | Path | None) -> str:
+    """The split that is tested on."""
+    return _test_split(task, data)
+
+
+def _test_split(task: Task, data: str | Path | None) -> str:
+    """The task's test split, or in a folder without a file for it, what stands in for it."""
+    if data is None or Path(data).is_file():
+        return task.test_split
+    names = dict.fromkeys([*(["test"] if task.hub is None else []), task.test_split, "validation", "test"])
+    there = [name for name in names if any((Path(data) / f"{name}{e}").is_file() for e in FORMATS)]
+    return there[0] if there else next(iter(names))
+
+
+def _dev_split(task: Task, data: str | Path | None, test_split: str | None) -> str | None:
+    """The split that is the dev set by itself; None where dev rows are drawn from the training rows."""
+    own = test_split is None or (task.hub is None and test_split == "test")
+    there = data is not None and any((Path(data) / f"validation{e}").is_file() for e in FORMATS)
+    return "validation" if own and there else None
 
 
 def _from_hub(task: Task, split: str) -> Dataset:
+    name, configuration = task.hub or ("", None)
     try:
-        return load_dataset(task.hub[0], task.hub[1], split=split)
-    except Exception as error:  # the hub client raises a dozen unrelated types
+        return load_dataset(name, configuration, split=split)
+    except Exception as error:  # as above
         raise DataError(
-            f"cannot load {task.hub[0]} ({split}) from the hub: {error}. Check the connection, or give a folder with "
-            "--data DIR that holds train.jsonl and validation.jsonl."
+            f"cannot load {name} ({split}) from the hub: {_first_line(error)}. Check the connection, or give a folder "
+            "with --data DIR that holds train.jsonl and validation.jsonl."
         ) from error
 
 
-def _from_folder(folder: Path, split: str) -> Dataset:
-    path = folder / f"{split}.jsonl"
-    if not path.is_file():
-        there = ", ".join(sorted(p.name for p in folder.glob("*.jsonl"))) if folder.is_dir() else "no such folder"
-        raise DataError(f"there is no {path}; found in {folder}: {there or 'no .jsonl file'}")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty")
-    try:
-        return load_dataset("json", data_files=str(path), split="train")
-    except Exception as error:  # as above
-        raise DataError(f"{path} is not JSON lines: {error.__cause__ or error}") from error
+def _find(folder: Path, split: str) -> Path:
+    found = [folder / f"{split}{ending}" for ending in FORMATS if (folder / f"{split}{ending}").is_file()]
+    if not found:
+        files = sorted(p.name for p in folder.iterdir() if p.suffix in FORMATS) if folder.is_dir() else None
+        there = "no such folder or file" if files is None else ", ".join(files) or f"no file of {', '.join(FORMATS)}"
+        raise DataError(f"there is no {folder / split}.jsonl (or .csv, .parquet); found in {folder}: {there}")
+    return found[0]
 
 
-def _rows(dataset: Dataset, chosen: Iterable[int]) -> list[dict[str, Any]]:
-    return [{**dataset[int(i)], "index": int(i)} for i in chosen]
+def _check_columns(task: Task, rows: Dataset, source: str) -> None:
+    for column in (*task.text_columns, *task.answer_columns):
+        if column not in rows.column_names:
+            raise DataError(
+                f"{source} has no column {column!r}, which task {task.name!r} needs; its columns are "
+                f"{', '.join(rows.column_names)}"
+                + ("; for data of your own, give --prompt and what its answers are" if task.hub else "")
+            )
+
+
+def _check_values(task: Task, rows: Dataset, source: str, notes: list[str]) -> Dataset:
+    for column in task.text_columns:
+        for i, value in enumerate(rows[column]):
+            if value is None or (isinstance(task.prompt, str) and task.kind != "chat" and isinstance(value, list)):
+                raise DataError(f"row {i} of {source} has {value!r} in column {column!r}, where a text belongs")
+    if task.kind != "classification":
+        return rows
+    keep = []
+    for i, label in enumerate(rows[task.label_column]):
+        if label == UNLABELLED and task.hub is not None:
+            continue
+        try:
+            task.correct_class({task.label_column: label})
+        except TaskError as error:
+            raise DataError(f"row {i} of {source} {error}") from None
+        keep.append(i)
+    if not keep:
+        raise DataError(f"no row of {source} has a label (all are {UNLABELLED}); choose another split")
+    if len(keep) < len(rows):
+        notes.append(f"{source}: {len(rows) - len(keep)} rows without a label ({UNLABELLED}) were left out")
+        rows = rows.select(keep)
+    return rows
+
+
+def _first(order: list[int], num_train: int, num_dev: int) -> tuple[list[int], list[int]]:
+    wanted = num_train + num_dev
+    if wanted > len(order):
+        num_train = min(max(1, len(order) * num_train // wanted), len(order) - 1)
+        num_dev = len(order) - num_train
+    return order[:num_train], order[num_train : num_train + num_dev]
+
+
+def _by_class(
+    task: Task, pool: Dataset, order: list[int], k: int, notes: list[str], dev: bool = True
+) -> tuple[list[int], list[int]]:
+    """The first k rows of each class, and the next k where dev rows are drawn too."""
+    labels = list(pool[task.label_column])
+    groups: list[list[int]] = [[] for _ in task.labels]
+    for i in order:
+        groups[task.correct_class({task.label_column: labels[i]})].append(i)
+    train, rest = [], []
+    for word, group in zip(task.labels, groups, strict=True):
+        take = k if len(group) >= (2 * k if dev else k) else len(group) // 2 if dev else len(group)
+        if take < k:
+            notes.append(f"class {word!r} has {len(group)} rows: {take} instead of {k} for training")
+        train += group[:take]
+        rest += group[take : take + k] if dev else []
+    place = {row: position for position, row in enumerate(order)}
+    return sorted(train, key=place.__getitem__), sorted(rest, key=place.__getitem__)
+
+
+def _note_unused(notes: list[str], source: str, there: int, used: int) -> None:
+    if used < there:
+        notes.append(f"{source}: {used} of {there} rows are used (num_train, num_dev, num_test, k choose how many)")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error.__cause__ or error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def _rows(dataset: Dataset, chosen: Iterable[int] | None) -> list[dict[str, Any]]:
+    indices: Sequence[int] = range(len(dataset)) if chosen is None else [int(i) for i in chosen]
+    return [{**dataset[i], "index": i} for i in indices]

@@ -1,4 +1,4 @@
-"""Evaluation: the probability of every candidate, the prediction, the metric."""
+"""Evaluation: the score of every candidate or the generated answer, and the metrics."""
 
 import json
 from collections.abc import Sequence
@@ -9,68 +9,85 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from zerograd.head import answer_logits
-from zerograd.prompts import Example, collate
+from zerograd.batches import bounded, lay_out, make_part
+from zerograd.files import whole_file
+from zerograd.prompts import Example
+from zerograd.scoring import branch_means, token_scores
 
 BATCH_TOKENS = 2048  # tokens a forward, padding included
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One evaluated example: log-probability of each candidate, the best one, the right one."""
+    """One evaluated example.
+
+    Args:
+        index: Row number in its split.
+        scores: Mean log-probability of each candidate's tokens; in a chat, of the assistant's.
+        predicted: Number of the best candidate, or the generated answer.
+        correct: Number of the right candidate, or a list where several may be right.
+        answers: The accepted answers.
+        metrics: f1 and exact_match, or the reward, of a generated answer.
+    """
 
     index: int
-    scores: list[float]
-    predicted: int
-    correct: int
+    scores: list[float] | None = None
+    predicted: int | str | None = None
+    correct: int | list[int] | None = None
+    answers: list[str] | None = None
+    metrics: dict[str, float] | None = None
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the best candidate is a right one."""
+        return self.predicted in (self.correct if isinstance(self.correct, list) else [self.correct])
 
 
 @torch.no_grad()
-def predict(
-    model: Any, examples: Sequence[Example], label_ids: Sequence[int], *, pad_token_id: int, progress: bool = True
-) -> list[Prediction]:
-    """Score every label word at every example's answer position: log-probability over the vocabulary, float32.
+def score_candidates(
+    model: Any, examples: Sequence[Example], *, pad_token_id: int, packed_length: int, progress: bool = True
+) -> list[list[float]]:
+    """Mean log-probability (float32) of every branch of every example, in the order of the examples.
 
-    Examples are batched by length; the order of the result is that of `examples`. The model is put into eval mode.
+    Each candidate is scored as if it ran alone, unpadded; examples share forwards by length, and an example's
+    candidates share their prompt where the model can (`packed_length`, of `scoring.packable_length`).
     """
-    model.eval()
     device = next(model.parameters()).device
-    rows = torch.tensor(list(label_ids), device=device)
-    results: dict[int, Prediction] = {}
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i].input_ids))
+    layouts = [lay_out(e, packed=_longest(e) <= packed_length) for e in examples]
+    order = sorted(range(len(layouts)), key=lambda i: layouts[i].length)
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    results: dict[int, list[float]] = {}
+    place = {id(layouts[i]): i for i in order}
     with tqdm(total=len(examples), desc="evaluating", unit="ex", disable=not progress, leave=False) as bar:
-        for chosen in _batches(order, [len(e.input_ids) for e in examples]):
-            batch = {k: v.to(device) for k, v in collate([examples[i] for i in chosen], pad_token_id).items()}
-            scores = answer_logits(model, batch).log_softmax(-1)[:, rows].cpu()
-            for i, row in zip(chosen, scores, strict=True):
-                results[i] = Prediction(examples[i].index, row.tolist(), int(row.argmax()), examples[i].label)
+        for chosen in bounded([layouts[i] for i in order], BATCH_TOKENS, vocabulary):
+            part = {k: v.to(device) for k, v in make_part(chosen, pad_token_id).items()}
+            means = branch_means(part, token_scores(model, part)).cpu()
+            for layout, scores in zip(chosen, means.split([len(layout.numbers) for layout in chosen]), strict=True):
+                results[place[id(layout)]] = scores.tolist()
             bar.update(len(chosen))
     return [results[i] for i in range(len(examples))]
 
 
-def _batches(order: list[int], lengths: list[int]) -> list[list[int]]:
-    """Cut an order of ascending lengths so that a batch has at most BATCH_TOKENS tokens."""
-    batches: list[list[int]] = []
-    for i in order:
-        if batches and (len(batches[-1]) + 1) * lengths[i] <= BATCH_TOKENS:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    return batches
+def _longest(example: Example) -> int:
+    return len(example.prefix) + max(map(len, example.branches), default=0)
 
 
 def accuracy(predictions: Sequence[Prediction]) -> float:
     """Share of right predictions."""
-    return sum(p.predicted == p.correct for p in predictions) / len(predictions)
+    return sum(p.is_right for p in predictions) / len(predictions)
 
 
-def mean_loss(predictions: Sequence[Prediction]) -> float:
-    """Mean cross-entropy over the candidates, the training loss."""
-    scores = torch.tensor([p.scores for p in predictions])
-    return float(-scores.log_softmax(-1)[torch.arange(len(scores)), [p.correct for p in predictions]].mean())
+def candidate_loss(predictions: Sequence[Prediction]) -> float:
+    """Mean cross-entropy over the candidates: the training loss of a classification."""
+    losses = []
+    for p in predictions:
+        first = p.correct[0] if isinstance(p.correct, list) else p.correct
+        losses.append(-torch.tensor(p.scores).log_softmax(-1)[int(first or 0)])
+    return float(torch.stack(losses).mean())
 
 
 def write_predictions(path: str | Path, predictions: Sequence[Prediction]) -> None:
-    """One JSON line per example: index, scores per candidate, predicted, correct."""
-    lines = [json.dumps(asdict(p)) for p in predictions]
-    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    """One JSON line per example, with the fields that its kind has."""
+    lines = [json.dumps({k: v for k, v in asdict(p).items() if v is not None}) for p in predictions]
+    with whole_file(Path(path)) as file:
+        file.write(("\n".join(lines) + "\n").encode())

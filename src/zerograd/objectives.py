@@ -5,55 +5,40 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from zerograd.head import answer_logits
-
-CALL_TOKENS = 96  # what one more forward costs, in tokens (measured: 64, and 47 to perturb the weights once more)
+from zerograd.scoring import candidate_scores, token_scores
 
 
-def classification_loss(model: Any, batch: dict[str, torch.Tensor], label_ids: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy over the label words' logits (Appendix D.4 of arXiv 2305.17333), in float32.
-
-    The batch is cut into micro-batches of similar length, so that little padding is computed; the mean is over all
-    examples.
+def cross_entropy(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    """Mean cross-entropy over the candidates' scores (Appendix D.4 of arXiv 2305.17333): float32 scalar.
 
     Args:
         model: The language model.
-        batch: As `zerograd.prompts.collate` makes it.
-        label_ids: (classes,) int64 token ids of the label words.
-
-    Returns:
-        float32 scalar.
+        batch: As `zerograd.batches.collate` makes it, with all branches.
     """
-    total = torch.zeros((), device=label_ids.device)
-    for part in cut_by_length(batch, CALL_TOKENS):
-        logits = answer_logits(model, part, label_ids)
-        total = total + F.cross_entropy(logits, part["labels"], reduction="sum")
-    return total / len(batch["labels"])
+    losses = [F.cross_entropy(candidate_scores(model, p), p["target"], reduction="sum") for p in batch["parts"]]
+    return _total(losses) / batch["examples"]
 
 
-def cut_by_length(batch: dict[str, torch.Tensor], call_tokens: int) -> list[dict[str, torch.Tensor]]:
-    """Cut a padded batch into length-sorted parts such that padded tokens + call_tokens a part is least."""
-    lengths = batch["attention_mask"].sum(1)
-    order = torch.argsort(lengths, stable=True)
-    sorted_lengths = lengths[order].tolist()
-    parts = []
-    for start, stop in cheapest_cuts(sorted_lengths, call_tokens):
-        chosen = order[start:stop]
-        part = {key: value[chosen] for key, value in batch.items()}
-        longest = sorted_lengths[stop - 1]
-        parts.append({k: v[:, :longest] if v.dim() > 1 else v for k, v in part.items()})
-    return parts
+def answer_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    """Mean negative log-probability of the scored tokens, given all before them (teacher forcing): float32 scalar.
+
+    Args:
+        model: The language model.
+        batch: As `zerograd.batches.collate` makes it, with the right branches only.
+    """
+    return -_total([token_scores(model, part).sum() for part in batch["parts"]]) / batch["tokens"]
 
 
-def cheapest_cuts(lengths: list[int], call_tokens: int) -> list[tuple[int, int]]:
-    """Contiguous pieces [start, stop) of ascending lengths that minimise the sum of size x longest + call_tokens."""
-    best, cut = [0.0], [0]
-    for stop in range(1, len(lengths) + 1):
-        costs = [best[start] + (stop - start) * lengths[stop - 1] + call_tokens for start in range(stop)]
-        cut.append(min(range(stop), key=costs.__getitem__))
-        best.append(costs[cut[-1]])
-    pieces, stop = [], len(lengths)
-    while stop:
-        pieces.append((cut[stop], stop))
-        stop = cut[stop]
-    return pieces[::-1]
+def error_rate(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    """Share of examples whose best candidate is not a right one (Section 3.3): float32 scalar, without a gradient."""
+    wrong = []
+    for part in batch["parts"]:
+        best = candidate_scores(model, part).argmax(-1)
+        right = torch.zeros(len(best), int(part["rank"].max()) + 1, dtype=torch.long, device=best.device)
+        right = right.index_put((part["owner"], part["rank"]), part["right"])
+        wrong.append((1 - right.gather(1, best[:, None])).sum().float())
+    return _total(wrong) / batch["examples"]
+
+
+def _total(values: list[torch.Tensor]) -> torch.Tensor:
+    return torch.stack(values).sum()

@@ -6,29 +6,15 @@ import torch
 
 from zerograd.models import load_config
 from zerograd.task_side import is_masked_lm
+from zerograd.tasks.task import CAUSAL_GRID, MASKED_GRID, Grid
 
 COMMON: dict[str, Any] = {
     "eps": 1e-3,
     "eval_strategy": "steps",
     "save_strategy": "steps",
     "load_best_model_at_end": True,
-    "metric_for_best_model": "accuracy",
     "logging_steps": 0.05,
     "dataloader_pin_memory": torch.cuda.is_available(),  # the Trainer's default warns on every epoch without a GPU
-}
-CAUSAL = {
-    "learning_rate": 1e-6,
-    "per_device_train_batch_size": 16,
-    "max_steps": 20_000,
-    "eval_steps": 0.2,
-    "save_steps": 0.2,
-}
-MASKED = {
-    "learning_rate": 1e-6,
-    "per_device_train_batch_size": 64,
-    "max_steps": 100_000,
-    "eval_steps": 0.1,
-    "save_steps": 0.1,
 }
 DEMO = {
     "learning_rate": 5e-5,
@@ -42,7 +28,20 @@ DEMO = {
 def defaults_for(model: str | None, task: str) -> dict[str, Any]:
     """Defaults for `zerograd train`: the demo's without a model, else those of the model's kind."""
     if model is None:
-        kind = {**DEMO, "output_dir": "runs/demo"}
+        kind = {**DEMO, "output_dir": f"runs/{'demo' if task == 'sst2' else task}"}
+    elif is_masked_lm(load_config(model)):
+        kind = {**_from_grid(MASKED_GRID, 0.1), "output_dir": f"runs/{task}"}
     else:
-        kind = {**(MASKED if is_masked_lm(load_config(model)) else CAUSAL), "output_dir": f"runs/{task}"}
+        kind = {**_from_grid(CAUSAL_GRID, 0.2), "output_dir": f"runs/{task}"}
     return {**COMMON, **kind}
+
+
+def _from_grid(grid: Grid, every: float) -> dict[str, Any]:
+    return {
+        "learning_rate": 1e-6,
+        "eps": grid.eps,
+        "per_device_train_batch_size": grid.batch_size,
+        "max_steps": grid.steps,
+        "eval_steps": every,
+        "save_steps": every,
+    }

@@ -14,6 +14,7 @@ from zerograd.files import whole_file
 from zerograd.steplog import StepLog
 
 PACKAGES = ("zerograd", "torch", "transformers", "accelerate", "datasets", "numpy", "numba")
+SHARES = ("accuracy", "f1", "exact_match")
 
 
 def command_line(*words: object) -> str:
@@ -27,6 +28,11 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in PACKAGES}
 
 
+def shown(metric: str, value: float) -> str:
+    """A metric's value for people: percent where it is a share."""
+    return f"{value:.1%}" if metric in SHARES else f"{value:.4g}"
+
+
 def write_results(path: Path, results: dict[str, Any]) -> None:
     """Write JSON whole or not at all."""
     with whole_file(path) as file:
@@ -34,7 +40,7 @@ def write_results(path: Path, results: dict[str, Any]) -> None:
 
 
 def draw_curve(path: Path, log: StepLog, history: list[dict[str, Any]], results: dict[str, Any]) -> None:
-    """Training loss of every step (points) and its running mean, and the dev metric over steps, as a PNG.
+    """Training objective of every step (points) and its running mean, and the dev metric over steps, as a PNG.
 
     Args:
         path: The picture.
@@ -45,7 +51,7 @@ def draw_curve(path: Path, log: StepLog, history: list[dict[str, Any]], results:
     from matplotlib.figure import Figure
 
     before, after, selected = (results[key] for key in ("before", "after", "selected_step"))
-
+    metric, objective = results["metric"], results["objective"]
     done = [s for s in log.steps if not s.skipped]
     steps, losses = [s.number + 1 for s in done], [s.mean_loss for s in done]
     window = max(1, len(losses) // 50)
@@ -55,15 +61,20 @@ def draw_curve(path: Path, log: StepLog, history: list[dict[str, Any]], results:
     if len(losses) >= window > 1:
         mean = np.convolve(losses, np.ones(window) / window, "valid")
         top.plot(steps[window - 1 :], mean, color="tab:blue", label=f"mean of {window} steps")
-    top.set_ylabel("training loss (nats)")
+    names = {
+        "cross_entropy": "training loss (nats)",
+        "answer": "training loss (nats a token)",
+        "accuracy": "error rate",
+    }
+    top.set_ylabel(names.get(objective, "training loss (nats a token)" if objective == "text" else f"- {objective}"))
     top.legend(loc="upper right")
-    measured = [(h["step"], h["eval_accuracy"]) for h in history if "eval_accuracy" in h]
+    measured = [(h["step"], h[f"eval_{metric}"]) for h in history if f"eval_{metric}" in h]
     if measured:
-        bottom.plot(*zip(*measured, strict=True), "o-", color="tab:orange", label="dev accuracy")
+        bottom.plot(*zip(*measured, strict=True), "o-", color="tab:orange", label=f"dev {metric}")
         bottom.axvline(selected, linestyle=":", color="grey", label="selected step")
-    bottom.axhline(before["accuracy"], linestyle="--", color="grey", label="test accuracy before")
-    bottom.axhline(after["accuracy"], linestyle="--", color="tab:green", label="test accuracy after")
-    bottom.set(xlabel="step", ylabel="accuracy")
-    bottom.legend(loc="center right")
+    bottom.axhline(before[metric], linestyle="--", color="grey", label=f"test {metric} before")
+    bottom.axhline(after[metric], linestyle="--", color="tab:green", label=f"test {metric} after")
+    bottom.set(xlabel="step", ylabel=metric)
+    bottom.legend(loc="best")
     top.set_title(f"{results['task']}, {results['model']}")
     figure.savefig(path, dpi=130)

@@ -5,6 +5,7 @@ what was probed and logs it; a checkpoint is the step log beside the Trainer's o
 """
 
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,8 +25,16 @@ from zerograd.runlog import replay
 from zerograd.steplog import LogError, StepLog
 from zerograd.task_side import TaskSide
 
+logger = logging.getLogger(__name__)
+
 LOG_NAME = "steps.zlog"
 BASE_NAME = "base.weights"
+SLOW_GENERATION = (
+    "this objective generates text, a forward for every token, and probing='streamed' perturbs the weights anew in "
+    "each: exact, without extra memory, slow. probing='snapshot' perturbs once a side and keeps a copy of the "
+    "trainable weights: exact and fast. probing='in_place' perturbs once a side without a copy: fast, and exact only "
+    "up to rounding."
+)
 
 
 class MeZOMixin:
@@ -191,15 +200,17 @@ class MeZOTrainer(MeZOMixin, Trainer):  # type: ignore[misc]
     Args:
         model: A causal or masked language model (or, without `task`, any model the Trainer takes).
         args: A `MeZOConfig`.
-        task: Name of a task or a `Task`: `train_dataset` and `eval_dataset` are then its rows, the loss is the
-            cross-entropy over the label words, and evaluation reports the task's metric. None: the model's own loss.
+        task: Name of a task, a `Task`, or one bound to the model (`TaskSide`): `train_dataset` and `eval_dataset` are
+            then its rows, the loss is the task's objective, and its metric is reported and selects the best
+            checkpoint. None: the model's own loss.
         **kwargs: As for `transformers.Trainer`; with `task`, `processing_class` is the tokenizer.
     """
 
     def __init__(self, model: Any = None, args: MeZOConfig | None = None, *, task: Any = None, **kwargs: Any) -> None:
         self.task_side: TaskSide | None = None
         if task is not None:
-            self.task_side = TaskSide.make(task, model, kwargs.get("processing_class"))
+            bound = isinstance(task, TaskSide)
+            self.task_side = task if bound else TaskSide.make(task, model, kwargs.get("processing_class"))
             for key in ("train_dataset", "eval_dataset"):
                 rows = kwargs.get(key)
                 if isinstance(rows, dict):
@@ -209,9 +220,20 @@ class MeZOTrainer(MeZOMixin, Trainer):  # type: ignore[misc]
             kwargs.setdefault("data_collator", self.task_side.collate)
             if args is not None:
                 args.remove_unused_columns = False  # the collator reads examples, not the model's columns
+                if not args.metric_given:
+                    args.metric_for_best_model = self.task_side.metric
+                    args.greater_is_better = self.task_side.metric != "loss"
         super().__init__(model, args or MeZOConfig(), **kwargs)
         if task is not None:
             self.loss_is_scaled_for_ga = False  # the task's loss is the mean of each micro-batch
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """As the mixin's; says which way of probing is fast where a probe generates text."""
+        optimizer = super().create_optimizer(model)
+        if self.task_side is not None and self.task_side.generates and optimizer is self.mezo:
+            if self.mezo.perturber.probing == "streamed":
+                logger.warning(SLOW_GENERATION)
+        return optimizer
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The task's loss, or the model's own."""
@@ -237,13 +259,24 @@ class MeZOTrainer(MeZOMixin, Trainer):  # type: ignore[misc]
     def predict(
         self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
     ) -> PredictionOutput:
-        """Scores (rows, candidates), labels and metrics on examples or rows, or the Trainer's own predictions."""
+        """Scores (rows, candidates) or answers, right ones and metrics, or the Trainer's own predictions."""
         if self.task_side is None:
             return super().predict(test_dataset, ignore_keys, metric_key_prefix)
         predictions = self.task_side.predict(self.model, self.task_side.encode(test_dataset))
         measured = {f"{metric_key_prefix}_{k}": v for k, v in self.task_side.measure(predictions).items()}
-        scores, labels = (np.array([getattr(p, key) for p in predictions]) for key in ("scores", "correct"))
-        return PredictionOutput(scores, labels, measured)
+        answers = [(p.predicted, p.answers) if p.scores is None else (p.scores, p.correct) for p in predictions]
+        made, right = zip(*answers, strict=True)
+        return PredictionOutput(_array(made), _array(right), measured)
+
+
+def _array(values: Sequence[Any]) -> Any:
+    """One array where all values have one shape, else an array of objects."""
+    shapes = {np.shape(v) if not isinstance(v, str) else () for v in values}
+    if len(shapes) == 1:
+        return np.array(values)
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
 
 
 def last_whole_checkpoint(output_dir: Path, max_steps: int) -> Path | None:

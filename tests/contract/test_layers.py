@@ -8,8 +8,23 @@ LAYERS = [
     {"noise", "interrupts", "files"},
     {"parameters", "reads", "perturb", "estimators", "steplog", "updates"},
     {"runlog", "base", "groups", "optimizer"},
-    {"tasks", "data", "prompts", "head", "objectives", "evaluate", "task_side", "demo"},
-    {"config", "models", "memory", "presets", "report", "trainer", "commands", "cli"},
+    {
+        "tasks",
+        "data",
+        "chat",
+        "prompts",
+        "batches",
+        "head",
+        "scoring",
+        "generate",
+        "metrics",
+        "rewards",
+        "objectives",
+        "evaluate",
+        "task_side",
+        "demo",
+    },
+    {"config", "models", "memory", "presets", "report", "findings", "trainer", "arguments", "show", "commands", "cli"},
 ]
 LANGUAGE_SIDE, CORE = LAYERS[3], LAYERS[0] | LAYERS[1] | LAYERS[2]
 

@@ -2,16 +2,24 @@
 
 from difflib import get_close_matches
 
-from zerograd.tasks.sst2 import SST2
+from zerograd.tasks import choice, classification, generation
+from zerograd.tasks.custom import custom_task as custom_task
+from zerograd.tasks.task import MASK as MASK
+from zerograd.tasks.task import MESSAGES as MESSAGES
+from zerograd.tasks.task import Query as Query
+from zerograd.tasks.task import Row as Row
 from zerograd.tasks.task import Task as Task
+from zerograd.tasks.task import TaskError as TaskError
 
-TASKS = {task.name: task for task in (SST2,)}
+_FILES = (classification, choice, generation)
+TASKS = {task.name: task for file in _FILES for task in vars(file).values() if isinstance(task, Task)}
 
 
 def get_task(name: str) -> Task:
     """The task of that name. ValueError with the nearest name otherwise."""
     if name not in TASKS:
-        near = get_close_matches(name.lower().replace("-", ""), TASKS, n=1, cutoff=0.4)
+        typed = name.lower().replace("-", "")
+        near = [t for t in TASKS if typed and t.startswith(typed)] or get_close_matches(typed, TASKS, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ValueError(f"unknown task {name!r}{hint} Known tasks: {', '.join(TASKS)}")
     return TASKS[name]
