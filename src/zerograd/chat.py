@@ -55,10 +55,11 @@ def _apply(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]]) -
             if i != turns[-1]:
                 continue  # the template shows earlier turns otherwise than when they were written: learn the last
             before = _text(tokenizer, messages[:i], False)
-        spans.append((len(_ids(tokenizer, before)), len(_ids(tokenizer, after)) if i != turns[-1] else None))
-    if not turns or turns[-1] != len(messages) - 1:
+        last = i == len(messages) - 1
+        spans.append((len(_ids(tokenizer, before)), None if last else len(_ids(tokenizer, after))))
+    if messages[-1]["role"] != "assistant":
         prompt = _ids(tokenizer, _text(tokenizer, messages, True))
-        return prompt, prompt, tuple((a, len(whole) if b is None else b) for a, b in spans)
+        return prompt, prompt, tuple(spans)
     return whole[: spans[-1][0]], whole, tuple(spans)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from zerograd.arguments import DataArguments, EvalArguments, ReplayArguments, splits_of, task_of
 from zerograd.config import MeZOConfig
-from zerograd.evaluate import Prediction, write_predictions
-from zerograd.findings import write_findings
+from zerograd.evaluate import Prediction
+from zerograd.findings import write_findings, write_predictions
 from zerograd.memory import peak_memory_bytes
 from zerograd.models import check_model, demo_folder, load_model, save_model
 from zerograd.prompts import Example

@@ -1,5 +1,6 @@
 """Loading a task's rows, from the hub, a folder or a file, and the paper's sampling."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, load_dataset
+from datasets import logging as datasets_logging
 
 from zerograd.tasks import Task, TaskError
 
@@ -137,11 +139,15 @@ def read_file(path: Path) -> Dataset:
     more: dict[str, Any] = {"keep_default_na": False} if FORMATS[path.suffix] == "csv" else {}  # "NA" is a text
     if path.suffix == ".tsv":
         more["sep"] = "\t"
+    level = datasets_logging.get_verbosity()
+    datasets_logging.set_verbosity(logging.CRITICAL)  # it would print a traceback beside our sentence
     try:
         return load_dataset(FORMATS[path.suffix], data_files=str(path), split="train", **more)
     except Exception as error:  # the loaders raise a dozen unrelated types
         kind = {"json": "JSON lines", "csv": "a table", "parquet": "parquet"}[FORMATS[path.suffix]]
         raise DataError(f"{path} is not {kind} with the same columns in every row: {_first_line(error)}") from error
+    finally:
+        datasets_logging.set_verbosity(level)
 
 
 def columns_of(data: str | Path) -> list[str]:

@@ -1,16 +1,13 @@
 """Evaluation: the score of every candidate or the generated answer, and the metrics."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
 from zerograd.batches import bounded, lay_out, make_part
-from zerograd.files import whole_file
 from zerograd.prompts import Example
 from zerograd.scoring import branch_means, token_scores
 
@@ -84,10 +81,3 @@ def candidate_loss(predictions: Sequence[Prediction]) -> float:
         first = p.correct[0] if isinstance(p.correct, list) else p.correct
         losses.append(-torch.tensor(p.scores).log_softmax(-1)[int(first or 0)])
     return float(torch.stack(losses).mean())
-
-
-def write_predictions(path: str | Path, predictions: Sequence[Prediction]) -> None:
-    """One JSON line per example, with the fields that its kind has."""
-    lines = [json.dumps({k: v for k, v in asdict(p).items() if v is not None}) for p in predictions]
-    with whole_file(Path(path)) as file:
-        file.write(("\n".join(lines) + "\n").encode())

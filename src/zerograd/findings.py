@@ -1,6 +1,8 @@
-"""What a run's predictions show: the confusion matrix and the worst examples."""
+"""What a run's predictions show: themselves, the confusion matrix, the worst examples."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,13 @@ def write_findings(
         written.append(folder / "confusion.png")
         draw_confusion(written[1], confusion(predictions, len(side.task.labels)), side.task.labels)
     return written
+
+
+def write_predictions(path: str | Path, predictions: Sequence[Prediction]) -> None:
+    """One JSON line per example, with the fields that its kind has."""
+    lines = [json.dumps({k: v for k, v in asdict(p).items() if v is not None}) for p in predictions]
+    with whole_file(Path(path)) as file:
+        file.write(("\n".join(lines) + "\n").encode())
 
 
 def confusion(predictions: Sequence[Prediction], classes: int) -> Any:
