@@ -1,17 +1,18 @@
 """Evaluation: the score of every candidate or the generated answer, and the metrics."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
-from zerograd.batches import bounded, lay_out, make_part
+from zerograd.batches import CALL_TOKENS, Layout, bounded, cheapest_cuts, lay_out, make_part
 from zerograd.prompts import Example
 from zerograd.scoring import branch_means, token_scores
 
 BATCH_TOKENS = 2048  # tokens a forward, padding included
+WINDOW = 128  # examples among which the best cuts are sought
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,21 @@ def score_candidates(
     results: dict[int, list[float]] = {}
     place = {id(layouts[i]): i for i in order}
     with tqdm(total=len(examples), desc="evaluating", unit="ex", disable=not progress, leave=False) as bar:
-        for chosen in bounded([layouts[i] for i in order], BATCH_TOKENS, vocabulary):
+        for chosen in _batches([layouts[i] for i in order], vocabulary):
             part = {k: v.to(device) for k, v in make_part(chosen, pad_token_id).items()}
             means = branch_means(part, token_scores(model, part)).cpu()
             for layout, scores in zip(chosen, means.split([len(layout.numbers) for layout in chosen]), strict=True):
                 results[place[id(layout)]] = scores.tolist()
             bar.update(len(chosen))
     return [results[i] for i in range(len(examples))]
+
+
+def _batches(layouts: list[Layout], vocabulary: int) -> Iterator[list[Layout]]:
+    """Layouts of ascending length, cut so that little padding is computed."""
+    for first in range(0, len(layouts), WINDOW):
+        window = layouts[first : first + WINDOW]
+        for start, stop in cheapest_cuts([layout.length for layout in window], CALL_TOKENS):
+            yield from bounded(window[start:stop], BATCH_TOKENS, vocabulary)
 
 
 def _longest(example: Example) -> int:
