@@ -185,3 +185,12 @@ def test_prompts_as_json_are_the_golden_lines(shared: Path, capsys: Any) -> None
             where = f"--data {shared / 'data' / task} --split {lines[0]['split']} --rows {rows}"
             assert zerograd(f"prompts --task {task} {flag} {where} --json") == 0
             assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == lines
+
+
+def test_training_on_accuracy_improves_accuracy(tmp_path: Path) -> None:
+    """The demo's toy model, 62.9 % before; no gradient of the error rate exists anywhere."""
+    settings = "--max_steps 200 --eps 1e-2 --learning_rate 5e-4 --num_test 300 --use_cpu true --disable_tqdm true"
+    assert zerograd(f"train --objective accuracy {settings} --output_dir {tmp_path / 'run'}") == 0
+    found = results(tmp_path / "run")
+    assert found["objective"] == "accuracy"
+    assert found["after"]["accuracy"] > found["before"]["accuracy"] + 0.15

@@ -27,7 +27,8 @@ def test_supervised_fine_tuning_of_conversations(stories: Path, tmp_path: Path) 
     tokenizer = AutoTokenizer.from_pretrained(stories)
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{{ eos_token }}{% endfor %}"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    turns = [[{"role": "user", "content": f"Day {i}"}, {"role": "assistant", "content": "Lily ran."}] for i in range(16)]
+    answer = {"role": "assistant", "content": "Lily ran."}
+    turns = [[{"role": "user", "content": f"Day {i}"}, answer] for i in range(16)]
     model = AutoModelForCausalLM.from_pretrained(stories)
     before = state(model)
     config = MeZOSFTConfig(

@@ -84,6 +84,8 @@ def evaluate(args: EvalArguments) -> None:
     """Print the test metrics of a model, or of base weights + log; write predictions and a report if asked."""
     if args.predictions is not None and not Path(args.predictions).absolute().parent.is_dir():
         raise FileNotFoundError(f"the folder of --predictions {args.predictions} does not exist; make it first")
+    if args.report is not None:
+        _refuse_file(Path(args.report))
     if args.demo_sets not in ("shared", "each"):
         raise ValueError(f"unknown demo_sets {args.demo_sets!r}; choose shared or each")
     if args.demos < 0:
@@ -124,7 +126,6 @@ def _write(args: EvalArguments, side: TaskSide, test: list[Example], predictions
         print(f"predictions: {args.predictions}")
     if args.report is not None:
         folder = Path(args.report)
-        _refuse_file(folder)
         folder.mkdir(parents=True, exist_ok=True)
         _print_all([f"report: {path}" for path in write_findings(folder, side, test, predictions)])
 
@@ -140,8 +141,8 @@ def _same_run(folder: Path, data: DataArguments, config: MeZOConfig) -> None:
         "learning_rate", "weight_decay", "lr_scheduler_type", "eps", "num_probes", "distribution",
         "per_device_train_batch_size", "gradient_accumulation_steps", "seed", "data_seed",
     )  # fmt: skip
-    apart = ("model", "data", "test_data", "dtype", "num_test")
-    settings = {k: v for k, v in vars(data).items() if k not in apart}
+    settings = {k: v for k, v in vars(data).items() if k not in ("model", "data", "test_data", "dtype")}
+    settings["test_rows_apart"] = data.test_data is not None  # decides which rows are left for training
     settings.update({name: getattr(config, name) for name in names})
     settings = json.loads(json.dumps(settings, default=str))
     note = folder / "run.json"

@@ -13,6 +13,7 @@ from datasets import logging as datasets_logging
 from zerograd.tasks import Task, TaskError
 
 FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
+ROW = "row of the file"  # where rows were left out
 UNLABELLED = -1  # the hub's mark for a row without a right answer
 
 
@@ -87,6 +88,7 @@ def load_splits(task: Task, data: str | Path | None, wanted: Wanted, test_data: 
         raise DataError(f"{source} has {len(pool)} training row; training and dev need at least one each")
     if data is not None and Path(data).is_file() and test_data is None:
         held = max(1, min(num_test, len(pool) // 5))
+        notes.append(f"{source}: {held} of its {len(pool)} rows are the test rows (--test_data FILE names others)")
         test_rows, order = _rows(pool, order[:held]), order[held:]
         dev_split = None
     else:
@@ -227,7 +229,7 @@ def _check_values(task: Task, rows: Dataset, source: str, notes: list[str]) -> D
         raise DataError(f"no row of {source} has a label (all are {UNLABELLED}); choose another split")
     if len(keep) < len(rows):
         notes.append(f"{source}: {len(rows) - len(keep)} rows without a label ({UNLABELLED}) were left out")
-        rows = rows.select(keep)
+        rows = rows.select(keep).add_column(ROW, keep)
     return rows
 
 
@@ -270,4 +272,5 @@ def _first_line(error: BaseException) -> str:
 
 def _rows(dataset: Dataset, chosen: Iterable[int] | None) -> list[dict[str, Any]]:
     indices: Sequence[int] = range(len(dataset)) if chosen is None else [int(i) for i in chosen]
-    return [{**dataset[i], "index": i} for i in indices]
+    rows = [{**dataset[i], "index": i} for i in indices]
+    return [{**row, "index": row.pop(ROW, row["index"])} for row in rows]

@@ -35,7 +35,9 @@ def generate(
     config = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, temperature=1.0, top_k=50, top_p=1.0,
         repetition_penalty=1.0, eos_token_id=ends or None, pad_token_id=pad_token_id, use_cache=True,
-        return_dict_in_generate=False,
+        return_dict_in_generate=False, disable_compile=True,
+        # a cache of fixed size is written in place; the growing one is copied at every token
+        cache_implementation="static" if getattr(model, "_can_compile_fullgraph", False) else None,
     )  # fmt: skip
     answers = [""] * len(prompts)
     for chosen in _batches(prompts):

@@ -160,7 +160,7 @@ class Prompter:
             try:
                 texts = [self.shown(r) for r in shown]
                 examples.append(self._encode(int(row.get("index", number)), row, texts, cuts))
-            except (TaskError, KeyError, TypeError, AttributeError, IndexError) as error:
+            except (TaskError, KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
                 said = f"has no column {error}" if isinstance(error, KeyError) else str(error)
                 raise PromptError(f"row {row.get('index', number)} {said}") from error
         return examples, cuts
@@ -203,12 +203,17 @@ class Prompter:
         start = min(len(prompt), *(len(whole) - 1 for whole in wholes))
         if any(whole == prompt for whole in wholes):
             raise TaskError(f"has an empty candidate: {query.candidates!r}")
-        shared = min(_common(wholes), min(len(whole) for whole in wholes) - 1)
+        # an objective that generates starts from the prompt; else as much is shared as can be
+        shared = start if self.max_new_tokens else min(_common(wholes), min(len(whole) for whole in wholes) - 1)
         return Example(index, row, query, wholes[0][:shared], [whole[shared:] for whole in wholes], ((start, None),))
 
     def _shortened(self, index: int, row: Row) -> Example:
         """The row with as many words of its passage, from the end, as fit."""
         texts = {c: str(row[c]) for c in self.task.text_columns if isinstance(row[c], (str, int, float))}
+        if not texts:
+            raise TaskError(
+                f"is longer than the {self.max_length} tokens of the model's context, and has no text to cut"
+            )
         passage = self.task.passage if self.task.passage in texts else max(texts, key=lambda c: len(texts[c]))
         text = texts[str(passage)]
         starts = [m.start() for m in re.finditer(r"\S+", text)] + [len(text)]

@@ -9,6 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
+
 from zerograd.chat import conversation
 from zerograd.prompts import Example
 
@@ -41,10 +44,10 @@ class Reward:
             sys.path.insert(0, os.getcwd())
         try:
             function = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
+        except Exception as error:  # a module of the user's may raise anything
             raise RewardError(
-                f"cannot load the reward function {name!r}: {error}; write module:function, where the module is "
-                "installed or a file of the current folder"
+                f"cannot load the reward function {name!r}: {type(error).__name__}: {error}; write module:function, "
+                "where the module is installed or a file of the current folder"
             ) from error
         if not callable(function):
             raise RewardError(f"{name!r} is not a function")
@@ -63,6 +66,8 @@ class Reward:
                 f"reward function {self.name!r} raised {type(error).__name__}: {error} "
                 f"({self._culprit(examples, completions)})"
             ) from error
+        if isinstance(rewards, (np.ndarray, torch.Tensor)):
+            rewards = rewards.tolist()
         if not isinstance(rewards, Sequence) or len(rewards) != len(examples):
             count = f"{len(rewards)} values" if isinstance(rewards, Sequence) else repr(rewards)
             raise RewardError(f"reward function {self.name!r} returned {count} for {len(examples)} completions")

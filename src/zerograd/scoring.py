@@ -88,5 +88,7 @@ def packable_length(model: Any) -> int:
             return 0
     tolerance = SAME.get(model.dtype, 0.05)
     close = bool(((scores[0] - scores[1]).abs() <= tolerance * scores[1].abs().clamp(min=1)).all())
-    windows = [getattr(model.config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    windows = [
+        getattr(model.config.get_text_config(), name, None) for name in ("sliding_window", "attention_chunk_size")
+    ]
     return min([UNLIMITED, *(w for w in windows if isinstance(w, int) and w > 0)]) if close else 0

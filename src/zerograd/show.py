@@ -49,7 +49,7 @@ def show_prompts(args: PromptsArguments) -> None:
         try:
             shown = {"task": task.name, "split": args.split or default_split(task, args.data), "index": number}
             shown |= _as_json(task, row, masked)
-        except (TaskError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except (TaskError, KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
             raise TaskError(f"row {number} of {source} {error}") from error
         if args.json:
             print(json.dumps(shown, ensure_ascii=False))
@@ -74,7 +74,8 @@ def _as_json(task: Task, row: Any, masked: bool) -> dict[str, Any]:
     query = task.query(row, masked)
     if query.target is not None or not query.candidates:
         return {"prompt": query.prompt, "target_text": query.target, "answers": list(query.answers)}
-    correct = list(query.correct) if task.correct is not None else query.correct[0]
+    several = task.correct is not None or len(query.correct) > 1
+    correct = list(query.correct) if several else query.correct[0]
     return {"prompt": query.prompt, "label_words" if masked else "candidates": list(query.candidates),
             "correct": correct}  # fmt: skip
 

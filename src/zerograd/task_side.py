@@ -57,10 +57,10 @@ def is_masked_lm(config: Any) -> bool:
 
 def context_length(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens that a model of this configuration can read."""
-    limits = [getattr(config, "max_position_embeddings", None), tokenizer.model_max_length]
-    known = [n for n in limits if n is not None and n < NO_LIMIT]
-    # RoBERTa's positions start behind its padding index
-    return (min(known) if known else NO_LIMIT) - (2 if "roberta" in config.model_type else 0)
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and "roberta" in config.model_type:
+        positions -= 2  # its positions start behind its padding index
+    return min([n for n in (positions, tokenizer.model_max_length) if n is not None and n < NO_LIMIT], default=NO_LIMIT)
 
 
 @dataclass(frozen=True)
@@ -160,14 +160,14 @@ class TaskSide:
     def predict(self, model: Any, examples: Sequence[Example], progress: bool = True) -> list[Prediction]:
         """Scores or answers, in the order of the examples. The model is put into eval mode."""
         model.eval()
-        if self.metric != "loss" and (self.task.kind == "generation" or self.reward is not None):
+        if self.task.kind == "generation" or self.reward is not None:
             return self._predict_answers(model, examples, progress)
         scores = score_candidates(
             model, examples, pad_token_id=self.pad_token_id, packed_length=self.packed_length, progress=progress
         )
         if self.task.kind == "chat":
             return [Prediction(e.index, s) for e, s in zip(examples, scores, strict=True)]
-        several = self.task.correct is not None
+        several = self.task.correct is not None or any(len(e.query.correct) > 1 for e in examples)
         return [
             Prediction(e.index, s, int(np.argmax(s)), list(e.query.correct) if several else e.query.correct[0])
             for e, s in zip(examples, scores, strict=True)
@@ -178,6 +178,7 @@ class TaskSide:
             answers = self.generate(model, examples, bar)
         names = list(GENERATED) if all(e.query.answers for e in examples) else []
         names += [self.objective] if self.reward is not None else []
+        names.sort(key=lambda name: name != (self.objective if self.metric == "reward" else self.metric))
         rated = {name: self._rate(examples, answers, name) for name in names}
         return [
             Prediction(
@@ -199,16 +200,20 @@ class TaskSide:
     def measure(self, predictions: Sequence[Prediction]) -> dict[str, float]:
         """The metrics of predictions, the task's own first."""
         if predictions[0].metrics is not None:
-            names = sorted(predictions[0].metrics, key=lambda name: name != self.metric)
-            return {name: mean([(p.metrics or {})[name] for p in predictions]) for name in names}
-        if self.metric == "loss":
+            return {name: mean([(p.metrics or {})[name] for p in predictions]) for name in predictions[0].metrics}
+        if self.task.kind == "chat":
             return {"loss": -mean([p.scores[0] for p in predictions if p.scores])}
-        return {"accuracy": accuracy(predictions), "loss": candidate_loss(predictions)}
+        measured = {"accuracy": accuracy(predictions), "loss": candidate_loss(predictions)}
+        return dict(sorted(measured.items(), key=lambda item: item[0] != self.metric))
 
     def draw_demos(self, pool: Sequence[Row], count: int, examples: int, each: bool, seed: int) -> list[list[Row]]:
         """Demonstrations: the first rows of the pool for all examples, or a set drawn for each; [] for none."""
         if not count:
             return []
+        if self.task.kind == "chat" or (self.task.kind == "generation" and self.task.answers is None):
+            raise PromptError(
+                f"task {self.task.name!r} has no right answers to show as demonstrations; leave out --demos"
+            )
         if count > len(pool):
             raise PromptError(f"{count} demonstrations are asked for and there are {len(pool)} training rows")
         if not each:
@@ -222,7 +227,7 @@ def metric_of(task: Task) -> str:
     objective = task.objective or DEFAULTS[task.kind]
     if ":" in objective:
         return "reward"
-    if objective in GENERATED:
+    if task.metric is None and objective in GENERATED:
         return objective
     return task.metric or {"generation": "f1", "chat": "loss"}.get(task.kind, "accuracy")
 

@@ -8,6 +8,10 @@ from typing import Any
 Row = Mapping[str, Any]
 MASK = "<mask>"  # stands for the tokenizer's own mask token in a masked prompt
 OBJECTIVES = ("cross_entropy", "answer", "text", "accuracy", "f1", "exact_match")
+METRICS = {
+    "classification": ("accuracy", "loss"), "choice": ("accuracy", "loss"), "generation": ("f1", "exact_match"),
+    "chat": ("loss",),
+}  # fmt: skip
 MESSAGES = "messages"
 
 
@@ -115,6 +119,13 @@ class Task:
             raise TaskError(f"task {self.name!r} has labels {self.labels!r}; at least two, all different, are needed")
         if "" in (word.strip() for word in self.labels):
             raise TaskError(f"task {self.name!r} has an empty label in {self.labels!r}")
+        if not self.label_values and any(word.strip().lstrip("-").isdigit() for word in self.labels):
+            raise TaskError(
+                f"task {self.name!r} has numbers among its labels {self.labels!r}: say which value of the label column "
+                "each stands for, with label_values or --labels 1=one,2=two"
+            )
+        if self.metric is not None and self.metric not in METRICS[self.kind]:
+            raise TaskError(f"a {self.kind} task is judged by {' or '.join(METRICS[self.kind])}, not {self.metric!r}")
         if self.label_values and len(self.label_values) != len(self.labels):
             raise TaskError(f"task {self.name!r} has {len(self.labels)} labels and {len(self.label_values)} values")
         if self.objective is not None and ":" not in self.objective and self.objective not in OBJECTIVES:
@@ -175,7 +186,7 @@ class Task:
         value = row[self.label_column]
         for names in (self.label_values or range(len(self.labels)), self.labels):
             for number, name in enumerate(names):
-                if value == name or (isinstance(name, str) and str(value) == name):
+                if value == name or str(value) == str(name):
                     return number
         known = self.label_values or range(len(self.labels))
         shown = [
@@ -196,9 +207,9 @@ class Task:
         if isinstance(texts, str) or not isinstance(texts, Sequence) or len(texts) < 2:
             raise TaskError(f"has {texts!r} in column {named!r}, where a list of at least two candidates belongs")
         for text in texts:
-            if not isinstance(text, str) or not text.strip():
+            if isinstance(text, bool) or not isinstance(text, (str, int, float)) or not str(text).strip():
                 raise TaskError(f"has the candidate {text!r}; a candidate is a text that is not empty")
-        return list(texts)
+        return [str(text) for text in texts]
 
     def _correct(self, row: Row, texts: list[str]) -> tuple[int, ...]:
         if self.correct is not None:
