@@ -187,6 +187,15 @@ def test_prompts_as_json_are_the_golden_lines(shared: Path, capsys: Any) -> None
             assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == lines
 
 
+@pytest.mark.real
+def test_any_of_several_right_candidates_counts(stories: Path, tmp_path: Path) -> None:
+    rows = [{"q": "One day", "opts": ["a b", "a c", "d"], "gold": [0, 1, 2]} for _ in range(10)]
+    data = f"--model {stories} --data {write(tmp_path / 'g.jsonl', rows)} --prompt '{{q}}' --candidates opts"
+    out = tmp_path / "p.jsonl"
+    assert zerograd(f"eval {data} --label_column gold --predictions {out}") == 0
+    assert all(json.loads(line)["correct"] == [0, 1, 2] for line in out.read_text().splitlines())
+
+
 def test_training_on_accuracy_improves_accuracy(tmp_path: Path) -> None:
     """The demo's toy model, 62.9 % before; no gradient of the error rate exists anywhere."""
     settings = "--max_steps 200 --eps 1e-2 --learning_rate 5e-4 --num_test 300 --use_cpu true --disable_tqdm true"
