@@ -38,7 +38,14 @@ class Prediction:
     @property
     def is_right(self) -> bool:
         """Whether the best candidate is a right one."""
-        return self.predicted in (self.correct if isinstance(self.correct, list) else [self.correct])
+        return self.predicted in self.right
+
+    @property
+    def right(self) -> list[int]:
+        """Numbers of the right candidates; none in generation and chats."""
+        if self.correct is None:
+            return []
+        return self.correct if isinstance(self.correct, list) else [self.correct]
 
 
 @torch.no_grad()
@@ -51,7 +58,7 @@ def score_candidates(
     candidates share their prompt where the model can (`packed_length`, of `scoring.packable_length`).
     """
     device = next(model.parameters()).device
-    layouts = [lay_out(e, packed=_longest(e) <= packed_length) for e in examples]
+    layouts = [lay_out(e, packed=e.length <= packed_length) for e in examples]
     order = sorted(range(len(layouts)), key=lambda i: layouts[i].length)
     vocabulary = model.get_input_embeddings().weight.shape[0]
     results: dict[int, list[float]] = {}
@@ -74,10 +81,6 @@ def _batches(layouts: list[Layout], vocabulary: int) -> Iterator[list[Layout]]:
             yield from bounded(window[start:stop], BATCH_TOKENS, vocabulary)
 
 
-def _longest(example: Example) -> int:
-    return len(example.prefix) + max(map(len, example.branches), default=0)
-
-
 def accuracy(predictions: Sequence[Prediction]) -> float:
     """Share of right predictions."""
     return sum(p.is_right for p in predictions) / len(predictions)
@@ -87,6 +90,5 @@ def candidate_loss(predictions: Sequence[Prediction]) -> float:
     """Mean cross-entropy over the candidates: the training loss of a classification."""
     losses = []
     for p in predictions:
-        first = p.correct[0] if isinstance(p.correct, list) else p.correct
-        losses.append(-torch.tensor(p.scores).log_softmax(-1)[int(first or 0)])
+        losses.append(-torch.tensor(p.scores).log_softmax(-1)[p.right[0]])
     return float(torch.stack(losses).mean())

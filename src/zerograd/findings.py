@@ -73,9 +73,8 @@ def badness(prediction: Prediction) -> float:
     scores = prediction.scores or [0.0]
     if prediction.correct is None:
         return -scores[0]
-    right = prediction.correct if isinstance(prediction.correct, list) else [prediction.correct]
-    wrong = [s for i, s in enumerate(scores) if i not in right]
-    return max(wrong, default=-np.inf) - max(scores[i] for i in right)
+    wrong = [s for i, s in enumerate(scores) if i not in prediction.right]
+    return max(wrong, default=-np.inf) - max(scores[i] for i in prediction.right)
 
 
 def _worst(side: TaskSide, examples: Sequence[Example], predictions: Sequence[Prediction]) -> str:
@@ -96,9 +95,10 @@ def _shown(side: TaskSide, example: Example, prediction: Prediction) -> list[str
         return [*lines, *(f"- {name}: {value:.4g}" for name, value in prediction.metrics.items())]
     if prediction.correct is None:
         return [*lines, f"- mean log-probability of what the assistant wrote: {(prediction.scores or [0.0])[0]:.3f}"]
-    right = prediction.correct if isinstance(prediction.correct, list) else [prediction.correct]
     for number, score in enumerate(prediction.scores or []):
-        marks = [m for m, on in (("right", number in right), ("predicted", number == prediction.predicted)) if on]
+        marks = [
+            m for m, on in (("right", number in prediction.right), ("predicted", number == prediction.predicted)) if on
+        ]
         text = example.query.candidates[number].removeprefix(example.query.prompt).strip()
         lines.append(f"- {score:.3f} {text!r}" + (f" ({', '.join(marks)})" if marks else ""))
     return lines

@@ -41,6 +41,11 @@ class Example:
     spans: tuple[tuple[int, int | None], ...] = ()
     position: int | None = None
 
+    @property
+    def length(self) -> int:
+        """Tokens of the longest candidate's whole text."""
+        return len(self.prefix) + max(map(len, self.branches), default=0)
+
 
 @dataclass
 class Cuts:

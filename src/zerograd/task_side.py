@@ -136,7 +136,7 @@ class TaskSide:
         if self.generates:
             return {"rows": list(examples)}
         branches = LOSSES[self.objective][1]
-        longest = max(len(e.prefix) + max(map(len, e.branches), default=0) for e in examples)
+        longest = max(e.length for e in examples)
         restricted = self.prompter.label_ids if branches == "all" else None
         return collate(
             examples, self.pad_token_id, branches=branches, packed=longest <= self.packed_length, label_ids=restricted,

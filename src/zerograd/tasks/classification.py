@@ -7,6 +7,14 @@ def _sentence(row: Row) -> str:
     return str(row["sentence"] if "sentence" in row else row["text"]).strip()
 
 
+def _review(row: Row) -> str:
+    return f"{_sentence(row)} It was"
+
+
+def _means(row: Row) -> str:
+    return f'{row["premise"]}\nDoes this mean that "{row["hypothesis"]}" is true?'
+
+
 def _pair(row: Row) -> str:
     """Premise without its last character, then the hypothesis with a small first letter (LM-BFF's template)."""
     premise, hypothesis = str(row["premise"]).strip(), str(row["hypothesis"]).strip()
@@ -24,8 +32,8 @@ SST2 = Task(
     hub=("nyu-mll/glue", "sst2"),
     columns=("sentence",),
     labels=("terrible", "great"),
-    prompt=lambda row: f"{_sentence(row)} It was",
-    masked_prompt=lambda row: f"{_sentence(row)} It was{MASK}.",
+    prompt=_review,
+    masked_prompt=lambda row: f"{_review(row)}{MASK}.",
     passage="sentence",
     example={"sentence": "two hours that feel like ten minutes", "label": 1},
 )
@@ -34,8 +42,8 @@ SST5 = Task(
     hub=("SetFit/sst5", None),
     columns=("text",),
     labels=("terrible", "bad", "okay", "good", "great"),
-    prompt=lambda row: f"{_sentence(row)} It was",
-    masked_prompt=lambda row: f"{_sentence(row)} It was{MASK}.",
+    prompt=_review,
+    masked_prompt=lambda row: f"{_review(row)}{MASK}.",
     passage="text",
     test_split="test",
     masked_only=True,
@@ -59,7 +67,7 @@ MNLI = Task(
     hub=("nyu-mll/glue", "mnli"),
     columns=("premise", "hypothesis"),
     labels=("Yes", "Maybe", "No"),
-    prompt=lambda row: f'{row["premise"]}\nDoes this mean that "{row["hypothesis"]}" is true? Yes, Maybe, or No?\n',
+    prompt=lambda row: f"{_means(row)} Yes, Maybe, or No?\n",
     masked_prompt=_pair,
     passage="premise",
     test_split="validation_matched",
@@ -71,7 +79,7 @@ SNLI = Task(
     hub=("stanfordnlp/snli", None),
     columns=("premise", "hypothesis"),
     labels=("Yes", "Maybe", "No"),
-    prompt=lambda row: f'{row["premise"]}\nDoes this mean that "{row["hypothesis"]}" is true? Yes, Maybe, or No?\n',
+    prompt=lambda row: f"{_means(row)} Yes, Maybe, or No?\n",
     masked_prompt=_pair,
     passage="premise",
     test_split="test",
@@ -83,7 +91,7 @@ RTE = Task(
     hub=("aps/super_glue", "rte"),
     columns=("premise", "hypothesis"),
     labels=("Yes", "No"),
-    prompt=lambda row: f'{row["premise"]}\nDoes this mean that "{row["hypothesis"]}" is true? Yes or No?\n',
+    prompt=lambda row: f"{_means(row)} Yes or No?\n",
     masked_prompt=_pair,
     passage="premise",
     example={"premise": "Ada lives in Turin, in Italy.", "hypothesis": "Ada lives in Italy.", "label": 0},
