@@ -89,9 +89,9 @@ def test_one_token_candidates_take_one_forward(name: str) -> None:
     assert "segments" not in part
     with torch.no_grad():
         logits = read_logits(model, part, part["label_ids"])
-        with AnswerHead(model, part["read_rows"], part["read_columns"]) as head:
+        with AnswerHead(model, part) as head:
             model(input_ids=part["input_ids"], attention_mask=part["attention_mask"])
-    assert head.used
+    assert head.read is not None
     order = [int(row.sum()) for row in part["attention_mask"]]
     logs = torch.tensor(alone(model, sorted(examples, key=lambda e: len(e.prefix))))
     assert order == sorted(order)

@@ -57,11 +57,26 @@ class DataArguments(TaskArguments):
     )
     max_new_tokens: int | None = field(default=None, metadata={"help": "Longest generated answer; None: 50."})
     dtype: str = field(default="auto", metadata={"help": "auto (as saved), float32, bfloat16 or float16."})
+    adapter: str | None = field(default=None, metadata={"help": "Folder of an adapter of peft to put on the model."})
+    quantize: str | None = field(default=None, metadata={"help": "8bit or 4bit: quantise the model while loading it."})
     num_train: int | None = field(default=None, metadata={"help": "Training rows; None: the task's (1,000)."})
     num_dev: int | None = field(default=None, metadata={"help": "Rows for model selection; None: the task's (500)."})
     num_test: int | None = field(default=None, metadata={"help": "Test rows; None: the task's (1,000)."})
     k: int | None = field(
         default=None, metadata={"help": "Few-shot: training rows of each class, and as many dev rows."}
+    )
+
+
+@dataclass
+class PresetArguments:
+    """Hyperparameters by name."""
+
+    preset: str | None = field(
+        default=None,
+        metadata={
+            "help": "A row of the paper's Tables 13 and 14, such as opt-lora or roberta-prefix; flags of your own come "
+            "before its values. None: the row of the model's kind and --tune."
+        },
     )
 
 
@@ -98,6 +113,10 @@ class ReplayArguments:
     log: str = field(metadata={"help": "The step log."})
     output_dir: str = field(metadata={"help": "Where to save the rebuilt model; must not exist."})
     model: str | None = field(default=None, metadata={"help": "The base model. None: the built-in demo."})
+    adapter: str | None = field(
+        default=None, metadata={"help": "The adapter that the run started from; None: `start` beside the log, if any."}
+    )
+    quantize: str | None = field(default=None, metadata={"help": "8bit or 4bit, as in the run."})
     step: int | None = field(default=None, metadata={"help": "Apply this many steps of the log; None: all."})
 
 

@@ -70,23 +70,29 @@ def _train(args: list[str]) -> None:
     from transformers import HfArgumentParser
     from transformers.utils import logging
 
-    from zerograd.arguments import DataArguments, task_of
+    from zerograd.adapters import Tuning
+    from zerograd.arguments import DataArguments, PresetArguments, task_of
     from zerograd.commands import train
     from zerograd.config import MeZOConfig
-    from zerograd.presets import defaults_for
+    from zerograd.presets import defaults_for, get_preset
 
     logging.set_verbosity_error()
-    first, _ = _parser(DataArguments, "train", add_help=False).parse_known_args(args)
+    kinds = (DataArguments, Tuning, PresetArguments)
+    first, _ = _parser(kinds, "train", add_help=False).parse_known_args(args)
     parser = HfArgumentParser(
-        [DataArguments, MeZOConfig],  # type: ignore[list-item]
+        [*kinds, MeZOConfig],  # type: ignore[list-item]
         prog="zerograd train",
         allow_abbrev=False,
         description="Defaults are for the model's kind.",
     )
     if "--help" not in args and "-h" not in args:
-        parser.set_defaults(**defaults_for(first.model, task_of(DataArguments(**vars(first))).name))
-    data, config = _parse(parser, args, (DataArguments, MeZOConfig))
-    train(data, config, _settings(parser, args))
+        if first.tune is None and first.preset is not None:
+            first.tune = get_preset(first.preset).tune
+            parser.set_defaults(tune=first.tune)
+        task = task_of(_part(DataArguments, vars(first)))
+        parser.set_defaults(**defaults_for(first.model, task.name, first.tune or "full", first.preset))
+    data, tuning, _, config = _parse(parser, args, (*kinds, MeZOConfig))
+    train(data, tuning, config, _settings(parser, args))
 
 
 def _tasks(args: list[str]) -> None:
@@ -120,7 +126,8 @@ def _replay(args: list[str]) -> None:
 def _parser(kind: Any, command: str, **kwargs: Any) -> argparse.ArgumentParser:
     from transformers import HfArgumentParser
 
-    return HfArgumentParser([kind], prog=f"zerograd {command}", allow_abbrev=False, **kwargs)
+    kinds: Any = list(kind) if isinstance(kind, tuple) else [kind]
+    return HfArgumentParser(kinds, prog=f"zerograd {command}", allow_abbrev=False, **kwargs)
 
 
 def _parse(parser: argparse.ArgumentParser, args: list[str], kinds: tuple[Any, ...]) -> list[Any]:
@@ -132,8 +139,11 @@ def _parse(parser: argparse.ArgumentParser, args: list[str], kinds: tuple[Any, .
         near = [ALIASES[typed]] if typed in ALIASES else get_close_matches(typed, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         parser.exit(2, f"{parser.prog}: unknown option {unknown[0]!r}{hint} (--help lists all)\n")
-    values = vars(namespace)
-    return [kind(**{f.name: values[f.name] for f in dataclasses.fields(kind) if f.init}) for kind in kinds]
+    return [_part(kind, vars(namespace)) for kind in kinds]
+
+
+def _part(kind: Any, values: dict[str, Any]) -> Any:
+    return kind(**{f.name: values[f.name] for f in dataclasses.fields(kind) if f.init})
 
 
 def _settings(parser: argparse.ArgumentParser, args: list[str]) -> dict[str, Any]:

@@ -5,27 +5,30 @@ import time
 from pathlib import Path
 from typing import Any
 
+from zerograd.adapters import Tuning
 from zerograd.arguments import DataArguments, EvalArguments, ReplayArguments, splits_of, task_of
 from zerograd.config import MeZOConfig
 from zerograd.evaluate import Prediction
 from zerograd.findings import write_findings, write_predictions
 from zerograd.memory import peak_memory_bytes
-from zerograd.models import check_model, demo_folder, load_model, save_model
+from zerograd.models import DTYPES, check_model, demo_folder, load_model, save_model
 from zerograd.prompts import Example
 from zerograd.report import command_line, draw_curve, shown, versions, write_results
 from zerograd.runlog import replay
-from zerograd.steplog import StepLog, holds_run
+from zerograd.setup import START, describe_tuning, encode, save_start, set_up
+from zerograd.steplog import LogError, StepLog, holds_run
 from zerograd.task_side import TaskSide
-from zerograd.tasks import Row
-from zerograd.trainer import LOG_NAME, MeZOTrainer
+from zerograd.trainer import LOG_NAME
 
+ADAPTED = ("base_model.", "prompt_encoder.")  # how names of tensors begin in a PeftModel
 SAME_ROWS = (
     "model", "task", "data", "test_data", "prompt", "labels", "label_column", "candidates", "answer", "stop",
     "objective", "max_new_tokens", "num_train", "num_dev", "num_test", "k", "seed", "dtype",
+    "quantize",
 )  # fmt: skip
 
 
-def train(data: DataArguments, config: MeZOConfig, given: dict[str, Any]) -> None:
+def train(data: DataArguments, tuning: Tuning, config: MeZOConfig, given: dict[str, Any]) -> None:
     """Fine-tune, evaluate before and after, and leave model, log, results and pictures in `config.output_dir`."""
     folder = Path(str(config.output_dir))
     _refuse_file(folder)
@@ -33,35 +36,31 @@ def train(data: DataArguments, config: MeZOConfig, given: dict[str, Any]) -> Non
         raise FileExistsError(
             f"{folder} already holds a run ({LOG_NAME}); continue it with --resume, or choose another --output_dir"
         )
-    check_model(data.model, data.dtype)
-    task = task_of(data)
-    splits = splits_of(data, task, config.seed)
-    model, tokenizer = load_model(data.model, data.dtype)
-    side = TaskSide.make(task, model, tokenizer)
-    print(f"{task.name}: {len(splits.train)} training, {len(splits.dev)} dev, {len(splits.test)} test rows")
-    _print_all([*splits.notes, *side.prompter.remarks()])
     progress = not config.disable_tqdm
-    train_rows, dev, test = (
-        _encode(side, rows, name, progress)
-        for rows, name in ((splits.train, "training"), (splits.dev, "dev"), (splits.test, "test"))
-    )
-    trainer = MeZOTrainer(
-        model, config, task=side, processing_class=tokenizer, train_dataset=train_rows, eval_dataset=dev
-    )
-    _same_run(folder, data, config)
-    before = side.evaluate(model, test, progress)
+    running = holds_run(folder / LOG_NAME)
+    setup = set_up(data, tuning, config.seed, start=folder / START if running else None, progress=progress)
+    side, model = setup.side, setup.model
+    print(f"{side.task.name}: {len(setup.train)} training, {len(setup.dev)} dev, {len(setup.test)} test rows")
+    _print_all([*setup.notes, describe_tuning(setup, tuning)])
+    trainer = setup.trainer(config)
+    _same_run(folder, data, tuning, config)
+    save_start(setup, folder, running)
+    before = side.evaluate(model, setup.test, progress)
     print(f"before: {side.metric} {shown(side.metric, before[side.metric])}")
     start = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - start
-    predictions = side.predict(model, test, progress)
+    predictions = side.predict(model, setup.test, progress)
     after = side.measure(predictions)
     log = StepLog.read(folder / LOG_NAME)
     best = trainer.state.best_global_step if config.load_best_model_at_end else None
     results = {
-        "task": task.name,
+        "task": side.task.name,
         "model": data.model or "built-in demo",
-        "method": {"name": "mezo", "tune": "full", "model_kind": "masked" if side.prompter.masked else "causal"},
+        "method": {
+            "name": "mezo", "tune": tuning.tune or "full", "model_kind": "masked" if setup.masked else "causal",
+            "trainable_parameters": setup.trainable,
+        },
         "objective": side.objective,
         "metric": side.metric,
         "steps": len(log.steps),
@@ -70,13 +69,13 @@ def train(data: DataArguments, config: MeZOConfig, given: dict[str, Any]) -> Non
         "peak_memory_bytes": peak_memory_bytes(),
         "before": before,
         "after": after,
-        "config": {**vars(data), **config.to_dict()},
+        "config": {**vars(data), **vars(tuning), **config.to_dict()},
         "versions": versions(),
-    }
+    }  # fmt: skip
     write_results(folder / "results.json", results)
     draw_curve(folder / "curve.png", log, trainer.state.log_history, results)
     write_predictions(folder / "predictions.jsonl", predictions)
-    findings = [folder / "predictions.jsonl", *write_findings(folder, side, test, predictions)]
+    findings = [folder / "predictions.jsonl", *write_findings(folder, side, setup.test, predictions)]
     _print_summary(folder, results, given, findings)
 
 
@@ -91,16 +90,18 @@ def evaluate(args: EvalArguments) -> None:
     if args.demos < 0:
         raise ValueError(f"demos must not be negative, got {args.demos}")
     dtype = args.dtype if args.log is None else _dtype_of(args.log)
-    check_model(args.model, dtype)
+    check_model(args.model, dtype, args.quantize)
     task = task_of(args)
     splits = splits_of(args, task, args.seed)
-    model, tokenizer = load_model(args.model, dtype)
+    model, tokenizer = load_model(args.model, dtype, _start_of(args.log, args.adapter), args.quantize)
     if args.log is not None:
         _replay(args.log, model, args.step)
     side = TaskSide.make(task, model, tokenizer)
     _print_all([*splits.notes, *side.prompter.remarks()])
     demos = side.draw_demos(splits.train, args.demos, len(splits.test), args.demo_sets == "each", args.seed)
-    test = _encode(side, splits.test, "test", True, demos)
+    notes: list[str] = []
+    test = encode(side, splits.test, "test", notes, True, demos)
+    _print_all(notes)
     predictions = side.predict(model, test)
     measured = side.measure(predictions)
     print("  ".join([*(f"{name} {value:.4f}" for name, value in measured.items()), f"rows {len(predictions)}"]))
@@ -113,7 +114,8 @@ def rebuild(args: ReplayArguments) -> None:
     _refuse_file(folder)
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; choose another --output_dir")
-    model, tokenizer = load_model(args.model, _dtype_of(args.log))
+    start = _start_of(args.log, args.adapter)
+    model, tokenizer = load_model(args.model, _dtype_of(args.log), start, args.quantize)
     _replay(args.log, model, args.step)
     save_model(model, tokenizer, folder)
     more = ["--data", demo_folder("data")] if args.model is None else ["--task", "TASK"]
@@ -135,7 +137,7 @@ def _refuse_file(folder: Path) -> None:
         raise FileExistsError(f"{folder} is a file; it must be a folder")
 
 
-def _same_run(folder: Path, data: DataArguments, config: MeZOConfig) -> None:
+def _same_run(folder: Path, data: DataArguments, tuning: Tuning, config: MeZOConfig) -> None:
     """Note what decides the batches and the updates; refuse to resume a run that had it otherwise."""
     names = (
         "learning_rate", "weight_decay", "lr_scheduler_type", "eps", "num_probes", "distribution",
@@ -143,6 +145,7 @@ def _same_run(folder: Path, data: DataArguments, config: MeZOConfig) -> None:
     )  # fmt: skip
     settings = {k: v for k, v in vars(data).items() if k not in ("model", "data", "test_data", "dtype")}
     settings["test_rows_apart"] = data.test_data is not None  # decides which rows are left for training
+    settings.update(vars(tuning))
     settings.update({name: getattr(config, name) for name in names})
     settings = json.loads(json.dumps(settings, default=str))
     note = folder / "run.json"
@@ -157,22 +160,35 @@ def _same_run(folder: Path, data: DataArguments, config: MeZOConfig) -> None:
     write_results(note, settings)
 
 
-def _encode(
-    side: TaskSide, rows: list[dict[str, Any]], split: str, progress: bool, demos: list[list[Row]] | None = None
-) -> list[Example]:
-    examples, cuts = side.prompter.encode(rows, demos, progress)
-    _print_all([cuts.describe(split, side.prompter.max_length)])
-    return examples
-
-
 def _print_all(sentences: list[str]) -> None:
     for sentence in filter(None, sentences):
         print(sentence)
 
 
 def _dtype_of(log: str) -> str:
-    """The dtype a run was trained in; its base weights must be loaded in the same."""
-    return str(StepLog.read(log).header["tensors"][0]["dtype"])
+    """The dtype of a run's base model, which must be loaded in the same; adapters over it may have another."""
+    header = StepLog.read(log).header
+    dtype = str(header.get("frozen", header["tensors"][0])["dtype"])
+    return dtype if dtype in DTYPES else "auto"
+
+
+def _start_of(log: str | None, adapter: str | None) -> str | Path | None:
+    """The adapter that a run started from: the one given, or the folder beside its log.
+
+    Raises:
+        LogError: The log is of an adapter, and there is none.
+    """
+    if log is None or adapter is not None:
+        return adapter
+    start = Path(log).parent / START
+    if start.is_dir():
+        return start
+    if str(StepLog.read(log).header["tensors"][0]["name"]).startswith(ADAPTED):
+        raise LogError(
+            f"{log} trained an adapter, and the adapter that it started from is not beside it ({start}); give its "
+            "folder with --adapter"
+        )
+    return None
 
 
 def _replay(path: str, model: Any, step: int | None) -> None:

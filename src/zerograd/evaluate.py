@@ -64,7 +64,7 @@ def score_candidates(
     results: dict[int, list[float]] = {}
     place = {id(layouts[i]): i for i in order}
     with tqdm(total=len(examples), desc="evaluating", unit="ex", disable=not progress, leave=False) as bar:
-        for chosen in _batches([layouts[i] for i in order], vocabulary):
+        for chosen in batches([layouts[i] for i in order], vocabulary):
             part = {k: v.to(device) for k, v in make_part(chosen, pad_token_id).items()}
             means = branch_means(part, token_scores(model, part)).cpu()
             for layout, scores in zip(chosen, means.split([len(layout.numbers) for layout in chosen]), strict=True):
@@ -73,8 +73,8 @@ def score_candidates(
     return [results[i] for i in range(len(examples))]
 
 
-def _batches(layouts: list[Layout], vocabulary: int) -> Iterator[list[Layout]]:
-    """Layouts of ascending length, cut so that little padding is computed."""
+def batches(layouts: list[Layout], vocabulary: int) -> Iterator[list[Layout]]:
+    """Layouts of ascending length, cut into forwards so that little padding is computed."""
     for first in range(0, len(layouts), WINDOW):
         window = layouts[first : first + WINDOW]
         for start, stop in cheapest_cuts([layout.length for layout in window], CALL_TOKENS):

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from zerograd.prefix import virtual_tokens
+
 MAX_ROWS = 32
 MAX_TOKENS = 8192  # prompt tokens a batch, padding included
 
@@ -32,12 +34,13 @@ def generate(
     """
     device = next(model.parameters()).device
     ends = _end_tokens(tokenizer, model, stop)
+    fixed = getattr(model, "_can_compile_fullgraph", False) and not virtual_tokens(model)  # peft makes a cache itself
     config = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, temperature=1.0, top_k=50, top_p=1.0,
         repetition_penalty=1.0, eos_token_id=ends or None, pad_token_id=pad_token_id, use_cache=True,
         return_dict_in_generate=False, disable_compile=True,
         # a cache of fixed size is written in place; the growing one is copied at every token
-        cache_implementation="static" if getattr(model, "_can_compile_fullgraph", False) else None,
+        cache_implementation="static" if fixed else None,
     )  # fmt: skip
     answers = [""] * len(prompts)
     for chosen in _batches(prompts):

@@ -28,6 +28,12 @@ def make_groups(params: Iterable[Any], weight_decay: float) -> list[dict[str, An
     return groups
 
 
+def frozen_of(params: list[Any]) -> list[tuple[str, torch.Tensor]]:
+    """The (name, tensor) pairs among what `make_groups` takes that it leaves out."""
+    pairs = [pair for item in params for pair in (item["params"] if isinstance(item, dict) else [item])]
+    return [(name, tensor) for name, tensor in pairs if not tensor.requires_grad]
+
+
 def _split(named: list[tuple[str, torch.Tensor]], weight_decay: float) -> list[dict[str, Any]]:
     if not weight_decay:
         return [{"params": named, "weight_decay": 0.0}]

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from zerograd.estimators import SPSA
-from zerograd.groups import make_groups
+from zerograd.frozen import frozen_note
+from zerograd.groups import frozen_of, make_groups
 from zerograd.interrupts import uninterrupted
 from zerograd.noise import Noise
 from zerograd.parameters import Parameters
@@ -82,6 +83,7 @@ class MeZO(torch.optim.Optimizer):
             raise ValueError(f"weight_decay must be 0 or more, got {weight_decay}")
         self.estimator = SPSA(eps, n)
         self.noise = Noise(seed, distribution)
+        params = list(params)
         groups = make_groups(params, weight_decay)
         if len(groups) > MAX_GROUPS:
             raise ValueError(f"{len(groups)} parameter groups; the step log knows at most {MAX_GROUPS}")
@@ -98,7 +100,7 @@ class MeZO(torch.optim.Optimizer):
         self._allow_unread = allow_unread
         self._plus, self._minus = [0.0] * n, [0.0] * n
         self._probed = False
-        self.log = self._open_log(log, resume) if log is not None else None
+        self.log = None if log is None else self._open_log(log, resume, frozen_note(frozen_of(params)))
 
     def step(self, closure: Closure | Sequence[Closure] | None = None) -> float | None:  # type: ignore[override]
         """One step. With a closure: probe it first; without: apply what `probe` has gathered since the last step.
@@ -191,8 +193,8 @@ class MeZO(torch.optim.Optimizer):
             raise RuntimeError("MeZO's parameter groups are fixed once it is made; pass all of them to MeZO(...)")
         super().add_param_group(param_group)
 
-    def _open_log(self, path: str | Path, resume: bool) -> StepLog:
-        header = make_header(self.parameters, self.noise, self.estimator, self._weight_decay)
+    def _open_log(self, path: str | Path, resume: bool, frozen: dict[str, Any] | None) -> StepLog:
+        header = make_header(self.parameters, self.noise, self.estimator, self._weight_decay, frozen)
         if resume and Path(path).exists():
             log = StepLog.read(path)
             check_base(log, header)  # before the file is touched

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -28,10 +29,14 @@ class Entry:
     def fingerprint(self) -> str:
         """SHA-256 of the tensor's bytes in row-major order, hexadecimal."""
         digest = hashlib.sha256()
-        flat = self.tensor.detach().contiguous().view(-1)
-        for part in torch.split(flat, CHUNK):
-            digest.update(memoryview(part.cpu().view(torch.uint8).numpy()))  # type: ignore[arg-type]
+        add_bytes(digest, self.tensor.detach())
         return digest.hexdigest()
+
+
+def add_bytes(digest: Any, tensor: torch.Tensor) -> None:
+    """Add a tensor's bytes in row-major order to a hash, a part at a time."""
+    for part in torch.split(tensor.contiguous().view(-1), CHUNK):
+        digest.update(memoryview(part.cpu().view(torch.uint8).numpy()))  # type: ignore[arg-type]
 
 
 class Parameters:

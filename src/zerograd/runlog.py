@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from zerograd.estimators import SPSA
+from zerograd.frozen import frozen_note
 from zerograd.noise import SPEC_VERSION, Noise
 from zerograd.parameters import Parameters
 from zerograd.steplog import LogError, StepLog
@@ -16,8 +17,14 @@ from zerograd.updates import sgd_
 SETTINGS = ("noise", "estimator", "update", "groups")
 
 
-def make_header(parameters: Parameters, noise: Noise, estimator: SPSA, weight_decay: list[float]) -> dict[str, Any]:
-    """The header of a run's log; hashes the base weights (about a second per GB)."""
+def make_header(
+    parameters: Parameters,
+    noise: Noise,
+    estimator: SPSA,
+    weight_decay: list[float],
+    frozen: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The header of a run's log; hashes the base weights (about a second per GB). `frozen`: as `frozen_note` says."""
     digests = [e.fingerprint() for e in parameters.entries]
     tensors = [
         {
@@ -36,6 +43,7 @@ def make_header(parameters: Parameters, noise: Noise, estimator: SPSA, weight_de
         "groups": [{"weight_decay": wd} for wd in weight_decay],
         "tensors": tensors,
         "fingerprint": hashlib.sha256("".join(digests).encode()).hexdigest(),
+        **({} if frozen is None else {"frozen": frozen}),
     }
 
 
@@ -62,12 +70,21 @@ def check_base(log: StepLog, header: Mapping[str, Any]) -> None:
             f"{log.path} belongs to other base weights: {len(different)} of {len(theirs)} tensors differ, "
             f"{different[0]!r} first. Load the weights that the run started from."
         )
+    if header.get("frozen") is not None and log.header.get("frozen") not in (None, header["frozen"]):
+        raise LogError(
+            f"{log.path} tuned an adapter over other frozen weights ({_described(log.header)}) than the model has "
+            f"({_described(header)}). Load the same base model, dtype and quantisation."
+        )
     for key in SETTINGS:
         if log.header[key] != header[key]:
             raise LogError(
                 f"{log.path} was written with {key} {log.header[key]}, this run asks for {header[key]}: a resumed run "
                 "must have the settings of the run it continues"
             )
+
+
+def _described(header: Mapping[str, Any]) -> str:
+    return "{tensors} tensors, {dtype}, SHA-256 {fingerprint:.8}".format(**header["frozen"])
 
 
 def replay(
@@ -84,7 +101,7 @@ def replay(
         The log that was read; `dropped_bytes` says whether an incomplete step at its end was left out.
 
     Raises:
-        LogError: The log is damaged, of another version, or belongs to other base weights.
+        LogError: The log is damaged, of another version, or belongs to other base weights, tuned or frozen.
         ValueError: The log has fewer than `step` steps.
     """
     read = StepLog.read(log)
@@ -101,7 +118,11 @@ def replay(
     noise = Noise(read.header["noise"]["seed"], read.header["noise"]["distribution"])
     weight_decay = [group["weight_decay"] for group in read.header["groups"]]
     estimator = SPSA(read.header["estimator"]["eps"], read.header["estimator"]["n"])
-    check_base(read, make_header(parameters, noise, estimator, weight_decay))
+    frozen = None
+    if isinstance(model, torch.nn.Module) and read.header.get("frozen") is not None:
+        tuned = {t["name"] for t in read.header["tensors"]}
+        frozen = frozen_note((name, t) for name, t in model.named_parameters() if name not in tuned)
+    check_base(read, make_header(parameters, noise, estimator, weight_decay, frozen))
     for logged in read.steps[:count]:
         sgd_(parameters, noise, logged, weight_decay)
     return read

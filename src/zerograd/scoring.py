@@ -4,9 +4,11 @@ import inspect
 from typing import Any
 
 import torch
+from peft import PeftModel
 
 from zerograd.batches import Part, lay_out, make_part
 from zerograd.head import AnswerHead
+from zerograd.prefix import base_forward
 from zerograd.prompts import Example
 from zerograd.tasks import Query
 
@@ -16,14 +18,33 @@ SAME = {torch.float32: 1e-4, torch.float64: 1e-4}  # how far packed scores may b
 
 def read_logits(model: Any, part: Part, label_ids: torch.Tensor | None = None) -> torch.Tensor:
     """Logits at the positions a part reads: (reads, vocabulary) float32, or (reads, classes) with `label_ids`."""
+    head, logits = _forward(model, part, label_ids)
+    return head.select(logits)
+
+
+def read_states(model: Any, part: Part) -> torch.Tensor:
+    """What the head multiplies at the positions a part reads: (reads, hidden size) float32.
+
+    Raises:
+        ValueError: The head is no plain matrix.
+    """
+    head, _ = _forward(model, part, part["token"][:1])
+    if head.read is None:
+        raise ValueError("the model's head is no plain matrix (quantised, perhaps), so its inputs cannot be probed")
+    return head.read.float()
+
+
+def _forward(model: Any, part: Part, label_ids: torch.Tensor | None) -> tuple[AnswerHead, torch.Tensor]:
     inputs: dict[str, Any] = {"input_ids": part["input_ids"], "attention_mask": part["attention_mask"]}
+    forward = model
     if "segments" in part:
         inputs |= {"attention_mask": _branch_mask(part["segments"], model.dtype), "position_ids": part["position_ids"]}
+        forward = base_forward(model)
     if getattr(model.config, "use_cache", False):
         inputs["use_cache"] = False
-    with AnswerHead(model, part["read_rows"], part["read_columns"], label_ids) as head:
-        logits = model(**inputs).logits
-    return head.select(logits)
+    with AnswerHead(model, part, label_ids) as head:
+        logits = forward(**inputs).logits
+    return head, logits
 
 
 def token_scores(model: Any, part: Part) -> torch.Tensor:
@@ -72,7 +93,8 @@ def packable_length(model: Any) -> int:
     Found by trying: a short example is scored packed and plain. Layers with a sliding window would need a mask of
     their own beyond the window.
     """
-    if "position_ids" not in inspect.signature(model.forward).parameters or not hasattr(model, "dtype"):
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    if "position_ids" not in inspect.signature(base.forward).parameters or not hasattr(model, "dtype"):
         return 0
     vocabulary = model.get_input_embeddings().weight.shape[0]
     ids = [3 + i * 7 % max(1, vocabulary - 3) for i in range(12)]

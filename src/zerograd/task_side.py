@@ -19,6 +19,7 @@ from zerograd.evaluate import Prediction, accuracy, candidate_loss, score_candid
 from zerograd.generate import generate
 from zerograd.metrics import exact_match, f1, mean
 from zerograd.objectives import answer_loss, cross_entropy, error_rate
+from zerograd.prefix import virtual_tokens
 from zerograd.prompts import Example, Prompter, PromptError
 from zerograd.rewards import Reward
 from zerograd.scoring import packable_length
@@ -93,7 +94,7 @@ class TaskSide:
         task = get_task(task) if isinstance(task, str) else task
         objective = task.objective or DEFAULTS[task.kind]
         check_objective(task, objective)
-        limit = context_length(model.config, tokenizer)
+        limit = context_length(model.config, tokenizer) - virtual_tokens(model)
         masked = is_masked_lm(model.config)
         generated = _generates(objective) or (task.kind == "generation")
         prompter = Prompter(task, tokenizer, masked, limit, task.max_new_tokens if generated else 0)

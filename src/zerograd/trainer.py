@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from transformers import PreTrainedModel, Trainer
+from peft import PeftModel
+from transformers import PreTrainedModel
 from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from zerograd.base import load_base, save_base
 from zerograd.config import MeZOArguments, MeZOConfig
@@ -23,7 +23,7 @@ from zerograd.models import save_model
 from zerograd.optimizer import MeZO
 from zerograd.runlog import replay
 from zerograd.steplog import LogError, StepLog
-from zerograd.task_side import TaskSide
+from zerograd.task_trainer import TaskTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class MeZOMixin:
     def _save_whole(self: Any) -> None:
         """The trained model and its tokenizer in `output_dir`, whole or not at all where the model can."""
         model = self.accelerator.unwrap_model(self.model)
-        if isinstance(model, PreTrainedModel):
+        if isinstance(model, (PreTrainedModel, PeftModel)):
             save_model(model, self.processing_class, Path(self.args.output_dir))
         else:
             self.save_model()
@@ -194,38 +194,19 @@ class MeZOMixin:
         self._at_best = True
 
 
-class MeZOTrainer(MeZOMixin, Trainer):  # type: ignore[misc]
+class MeZOTrainer(MeZOMixin, TaskTrainer):  # type: ignore[misc]
     """`transformers.Trainer` that trains with forward passes only.
 
     Args:
-        model: A causal or masked language model (or, without `task`, any model the Trainer takes).
+        model: A causal or masked language model or a PeftModel of one (or, without `task`, any model the Trainer
+            takes).
         args: A `MeZOConfig`.
-        task: Name of a task, a `Task`, or one bound to the model (`TaskSide`): `train_dataset` and `eval_dataset` are
-            then its rows, the loss is the task's objective, and its metric is reported and selects the best
-            checkpoint. None: the model's own loss.
+        task: As for `TaskTrainer`; None: the model's own loss.
         **kwargs: As for `transformers.Trainer`; with `task`, `processing_class` is the tokenizer.
     """
 
     def __init__(self, model: Any = None, args: MeZOConfig | None = None, *, task: Any = None, **kwargs: Any) -> None:
-        self.task_side: TaskSide | None = None
-        if task is not None:
-            bound = isinstance(task, TaskSide)
-            self.task_side = task if bound else TaskSide.make(task, model, kwargs.get("processing_class"))
-            for key in ("train_dataset", "eval_dataset"):
-                rows = kwargs.get(key)
-                if isinstance(rows, dict):
-                    kwargs[key] = {name: self.task_side.encode(part) for name, part in rows.items()}
-                elif rows is not None:
-                    kwargs[key] = self.task_side.encode(rows)
-            kwargs.setdefault("data_collator", self.task_side.collate)
-            if args is not None:
-                args.remove_unused_columns = False  # the collator reads examples, not the model's columns
-                if not args.metric_given:
-                    args.metric_for_best_model = self.task_side.metric
-                    args.greater_is_better = self.task_side.metric != "loss"
-        super().__init__(model, args or MeZOConfig(), **kwargs)
-        if task is not None:
-            self.loss_is_scaled_for_ga = False  # the task's loss is the mean of each micro-batch
+        super().__init__(model, args or MeZOConfig(), task=task, **kwargs)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """As the mixin's; says which way of probing is fast where a probe generates text."""
@@ -234,49 +215,6 @@ class MeZOTrainer(MeZOMixin, Trainer):  # type: ignore[misc]
             if self.mezo.perturber.probing == "streamed":
                 logger.warning(SLOW_GENERATION)
         return optimizer
-
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The task's loss, or the model's own."""
-        if self.task_side is None:
-            return super().compute_loss(model, inputs, *args, **kwargs)
-        return self.task_side.loss(model, inputs)
-
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """The task's metric and loss on examples (encoded or rows), or the Trainer's own evaluation."""
-        examples: Any = self.eval_dataset if eval_dataset is None else eval_dataset
-        if self.task_side is None or isinstance(examples, dict):  # the Trainer calls back for each of several
-            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        if isinstance(examples, str):
-            examples = self.eval_dataset[examples]  # type: ignore[index]
-        measured = self.task_side.evaluate(self.model, self.task_side.encode(examples), not self.args.disable_tqdm)
-        metrics = {f"{metric_key_prefix}_{key}": value for key, value in measured.items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-    def predict(
-        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
-    ) -> PredictionOutput:
-        """Scores (rows, candidates) or answers, right ones and metrics, or the Trainer's own predictions."""
-        if self.task_side is None:
-            return super().predict(test_dataset, ignore_keys, metric_key_prefix)
-        predictions = self.task_side.predict(self.model, self.task_side.encode(test_dataset))
-        measured = {f"{metric_key_prefix}_{k}": v for k, v in self.task_side.measure(predictions).items()}
-        answers = [(p.predicted, p.answers) if p.scores is None else (p.scores, p.correct) for p in predictions]
-        made, right = zip(*answers, strict=True)
-        return PredictionOutput(_array(made), _array(right), measured)
-
-
-def _array(values: Sequence[Any]) -> Any:
-    """One array where all values have one shape, else an array of objects."""
-    shapes = {np.shape(v) if not isinstance(v, str) else () for v in values}
-    if len(shapes) == 1:
-        return np.array(values)
-    array = np.empty(len(values), dtype=object)
-    array[:] = values
-    return array
 
 
 def last_whole_checkpoint(output_dir: Path, max_steps: int) -> Path | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "zerograd"
 LAYERS = [
     {"noise", "interrupts", "files"},
-    {"parameters", "reads", "perturb", "estimators", "steplog", "updates"},
+    {"parameters", "frozen", "reads", "perturb", "estimators", "steplog", "updates"},
     {"runlog", "base", "groups", "optimizer"},
     {
         "tasks",
@@ -15,6 +15,8 @@ LAYERS = [
         "prompts",
         "batches",
         "head",
+        "prefix",
+        "adapters",
         "scoring",
         "generate",
         "metrics",
