@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
-USAGE = """usage: zerograd {tasks,prompts,train,eval,replay} [options]
+USAGE = """usage: zerograd {tasks,prompts,train,eval,compare,report,replay} [options]
 
   tasks    list the tasks with an example each
   prompts  show what a model will see of a task's rows or of your own
   train    fine-tune a model with forward passes only; without --model, the built-in demo
   eval     evaluate a model, or base weights + a step log; with --demos, in context
+  compare  run several methods over seeds (zero-shot, in context, linear probe, MeZO, backpropagation): one table
+  report   the table of one or several comparisons again
   replay   rebuild the weights of a run from its base weights and its step log, and save them
 
 `zerograd COMMAND --help` lists a command's options."""
@@ -25,7 +27,10 @@ ALIASES = {"--lr": "--learning_rate", "--batch_size": "--per_device_train_batch_
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status (2: wrong usage, 1: an error that was explained, 130: Ctrl-C)."""
     args = list(sys.argv[1:] if argv is None else argv)
-    commands = {"tasks": _tasks, "prompts": _prompts, "train": _train, "eval": _eval, "replay": _replay}
+    commands = {
+        "tasks": _tasks, "prompts": _prompts, "train": _train, "eval": _eval, "compare": _compare, "report": _report,
+        "replay": _replay,
+    }  # fmt: skip
     if not args or args[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if args else 2
@@ -52,8 +57,9 @@ def _explained(command: Any, args: list[str]) -> int:
     except KeyboardInterrupt:
         from zerograd.report import command_line
 
-        again = command_line(args[0], *rest, *([] if "--resume" in rest else ["--resume"]))
-        print(f"\nzerograd: interrupted.{f' Continue with: {again}' if args[0] == 'train' else ''}", file=sys.stderr)
+        flag = ["--resume"] if args[0] == "train" and "--resume" not in rest else []
+        again = f" Continue with: {command_line(args[0], *rest, *flag)}" if args[0] in ("train", "compare") else ""
+        print(f"\nzerograd: interrupted.{again}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `zerograd tasks | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -114,6 +120,27 @@ def _eval(args: list[str]) -> None:
     from zerograd.commands import evaluate
 
     evaluate(*_parse(_parser(EvalArguments, "eval"), args, (EvalArguments,)))
+
+
+def _compare(args: list[str]) -> None:
+    from zerograd.adapters import Tuning
+    from zerograd.compare import CompareArguments, compare
+
+    kinds = (CompareArguments, Tuning)
+    compare(*_parse(_parser(kinds, "compare"), args, kinds))
+
+
+def _report(args: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="zerograd report", description="Table and picture of comparisons.")
+    parser.add_argument("folders", nargs="+", metavar="DIR", help="a folder that `zerograd compare` wrote")
+    folders = parser.parse_args(args).folders
+    from pathlib import Path
+
+    from zerograd.table import write_table
+
+    table = write_table([Path(folder) for folder in folders])
+    print(table.read_text(encoding="utf-8"))
+    print(f"table    {table}, {table.with_suffix('.csv')}\npicture  {table.with_suffix('.png')}")
 
 
 def _replay(args: list[str]) -> None:

@@ -71,9 +71,7 @@ def linear_probe(
 
 
 @torch.no_grad()
-def hidden_states(
-    model: Any, side: TaskSide, examples: list[Example], progress: bool = True
-) -> tuple[np.ndarray, int]:
+def hidden_states(model: Any, side: TaskSide, examples: list[Example], progress: bool = True) -> tuple[np.ndarray, int]:
     """What the head reads where each answer is written (the last position, or the mask), and the forwards taken.
 
     Returns:
@@ -93,7 +91,9 @@ def hidden_states(
     return np.stack([found[id(e)] for e in examples]), forwards
 
 
-def _fit(states: np.ndarray, right: np.ndarray, intercept: bool, limits: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def _fit(
+    states: np.ndarray, right: np.ndarray, intercept: bool, limits: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
     """(classes, hidden size) weights and (classes,) intercepts, the strength of the penalty cross-validated."""
     folds = min(FOLDS, min(Counter(right.tolist()).values()))
     with warnings.catch_warnings():

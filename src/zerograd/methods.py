@@ -98,7 +98,11 @@ def run_method(
     untied = tuning.untie or method.tune == "head"
     setup = set_up(data, replace(tuning, tune=method.tune, untie=untied), seed, demos=method.demos)
     start = time.perf_counter()
-    passes = linear_probe(setup.model, setup.side, setup.train, early_stopping=method.optimizer is not None) if method.probe else 0
+    passes = (
+        linear_probe(setup.model, setup.side, setup.train, early_stopping=method.optimizer is not None)
+        if method.probe
+        else 0
+    )
     forward, backward = passes, 0
     if method.optimizer is not None:
         train: Callable[..., tuple[int, int]] = _train_mezo if method.optimizer == "mezo" else _train_backprop
