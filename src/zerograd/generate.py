@@ -34,7 +34,9 @@ def generate(
     """
     device = next(model.parameters()).device
     ends = _end_tokens(tokenizer, model, stop)
-    fixed = getattr(model, "_can_compile_fullgraph", False) and not virtual_tokens(model)  # peft makes a cache itself
+    # with virtual tokens peft makes a cache of its own, and counts positions from the start of the padding
+    virtual = virtual_tokens(model) > 0
+    fixed = getattr(model, "_can_compile_fullgraph", False) and not virtual
     config = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, temperature=1.0, top_k=50, top_p=1.0,
         repetition_penalty=1.0, eos_token_id=ends or None, pad_token_id=pad_token_id, use_cache=True,
@@ -43,7 +45,7 @@ def generate(
         cache_implementation="static" if fixed else None,
     )  # fmt: skip
     answers = [""] * len(prompts)
-    for chosen in _batches(prompts):
+    for chosen in _batches(prompts, padded=not virtual):
         longest = max(len(prompts[i]) for i in chosen)
         ids = torch.tensor([[pad_token_id] * (longest - len(prompts[i])) + prompts[i] for i in chosen], device=device)
         mask = torch.tensor([[0] * (longest - len(prompts[i])) + [1] * len(prompts[i]) for i in chosen], device=device)
@@ -55,11 +57,12 @@ def generate(
     return answers
 
 
-def _batches(prompts: Sequence[list[int]]) -> list[list[int]]:
+def _batches(prompts: Sequence[list[int]], padded: bool) -> list[list[int]]:
     batches: list[list[int]] = []
     for i in sorted(range(len(prompts)), key=lambda i: -len(prompts[i])):  # the largest first: a lack of memory shows
         longest = len(prompts[batches[-1][0]]) if batches else 0
-        if batches and len(batches[-1]) < MAX_ROWS and (len(batches[-1]) + 1) * longest <= MAX_TOKENS:
+        fits = padded or len(prompts[i]) == longest
+        if batches and fits and len(batches[-1]) < MAX_ROWS and (len(batches[-1]) + 1) * longest <= MAX_TOKENS:
             batches[-1].append(i)
         else:
             batches.append([i])

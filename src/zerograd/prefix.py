@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from peft import PeftModel, PrefixTuningConfig, get_peft_model
+from peft import PeftModel, PeftType, PrefixTuningConfig, get_peft_model
 from transformers import DynamicCache
 
 INITS = ("activations", "random")
@@ -124,7 +124,7 @@ def base_forward(model: Any) -> Callable[..., Any]:
     """The forward that takes a mask of four dimensions: the base model's, with the prefix added where there is one.
 
     The mask is additive, (rows, 1, queries, keys); positions count from the start of the text. peft's own forward
-    knows masks of two dimensions only.
+    knows masks of two dimensions only (and a prompt of embeddings has no other).
     """
     if not isinstance(model, PeftModel):
         return model
@@ -132,6 +132,8 @@ def base_forward(model: Any) -> Callable[..., Any]:
     tokens = virtual_tokens(model)
     if not tokens:
         return base
+    if model.active_peft_config.peft_type != PeftType.PREFIX_TUNING:
+        return model
 
     def forward(*, attention_mask: torch.Tensor, position_ids: torch.Tensor, **inputs: Any) -> Any:
         seen = attention_mask.new_zeros((*attention_mask.shape[:-1], tokens))
