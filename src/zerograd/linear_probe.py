@@ -102,7 +102,7 @@ def _fit(
         if folds < 2:
             fitted: Any = LogisticRegression(fit_intercept=intercept, **limits)
         else:
-            fitted = LogisticRegressionCV(Cs=STRENGTHS, cv=folds, fit_intercept=intercept, **limits)
+            fitted = LogisticRegressionCV(Cs=STRENGTHS, cv=folds, scoring="accuracy", fit_intercept=intercept, **limits)
         fitted.fit(states, right)
     weights, intercepts = fitted.coef_, np.broadcast_to(fitted.intercept_, len(fitted.coef_))
     if len(weights) == 1:  # two classes have one row: the logits' difference
