@@ -1,5 +1,6 @@
-"""LoRA, prefix, prompt and head tuning on every architecture: trained, logged, replayed, saved, loaded by plain peft."""
+"""LoRA, prefix, prompt and head tuning on every architecture: trained, replayed, saved, loaded by plain peft."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoTokenizer
 
 from architectures import MASKED, VOCABULARY, loss_closure, make_tiny, same, state
 from zerograd import LogError, MeZO, StepLog, replay
 from zerograd.adapters import Tuning, apply_tuning
 from zerograd.generate import generate
-from zerograd.models import load_adapter
+from zerograd.models import load_adapter, load_model
 from zerograd.prefix import AdapterError, read_cache
 from zerograd.scoring import candidate_scores, packable_length
 
@@ -95,10 +97,8 @@ def test_a_prefix_reaches_the_attention_of_every_layer(name: str) -> None:
 @pytest.mark.parametrize("name", [n for n in PEFT if n in MASKED])
 def test_padding_does_not_change_what_a_masked_model_with_a_prefix_says(name: str) -> None:
     model = tuned(name, "prefix")
-    padded, mask = (
-        torch.cat((IDS, torch.ones_like(IDS)), 1),
-        torch.cat((torch.ones_like(IDS), torch.zeros_like(IDS)), 1),
-    )
+    padded = torch.cat((IDS, torch.ones_like(IDS)), 1)
+    mask = torch.cat((torch.ones_like(IDS), torch.zeros_like(IDS)), 1)
     with torch.no_grad():
         torch.testing.assert_close(model(padded, attention_mask=mask).logits[:, :7], logits(model), atol=1e-5, rtol=0)
 
@@ -254,3 +254,27 @@ def test_a_log_of_an_adapter_knows_its_base(tmp_path: Path) -> None:
     assert same(other, before)
     # where only the tuned tensors are given, nothing is said about the rest
     replay(tmp_path / "run.zlog", [(n, p) for n, p in other.named_parameters() if p.requires_grad])
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("seed", [0, 1])
+def test_real_activations_train_better_than_random_ones(stories: Path, shared: Path, seed: int) -> None:
+    """The direction of Table 15 of arXiv 2305.17333, on a real model."""
+    tokenizer = AutoTokenizer.from_pretrained(stories)
+    rows = [json.loads(line)["sentence"] for line in (shared / "data" / "sst2" / "train.jsonl").open()][:192]
+    batches = [tokenizer(rows[i : i + 16], padding=True, return_tensors="pt") for i in range(0, 192, 16)]
+
+    def loss(model: Any, batch: Any) -> torch.Tensor:
+        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss
+
+    after = {}
+    for init in ("activations", "random"):
+        model, _ = load_model(str(stories), "float32")
+        model = apply_tuning(model, Tuning(tune="prefix", prefix_init=init), masked=False, seed=seed)
+        optimizer = MeZO(model.named_parameters(), lr=1e-2, eps=1e-1, seed=seed)
+        for step in range(40):
+            optimizer.step(lambda model=model, batch=batches[step % 8]: loss(model, batch))
+        with torch.no_grad():
+            after[init] = sum(float(loss(model, batch)) for batch in batches[8:]) / 4
+    assert after["activations"] < after["random"] - 0.1

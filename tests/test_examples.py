@@ -8,7 +8,8 @@ import pytest
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"))
 SAYS = {
-    "accuracy": "after:", "comparison": "| mezo: MeZO |", "lora_quantised": "'eval_accuracy'", "raw_loop": "of the last 5",
+    "accuracy": "after:", "comparison": "| mezo: MeZO |", "lora_quantised": "'eval_accuracy'",
+    "raw_loop": "of the last 5",
     "replay_log": "bit for bit the same: True", "reward": "'eval_reward'", "trainer": "'eval_accuracy'",
 }  # fmt: skip
 

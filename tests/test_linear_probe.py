@@ -29,7 +29,7 @@ def kinds(kind: str, request: pytest.FixtureRequest) -> dict[str, Any]:
     if kind == "demo":
         return {}
     shared, minilm = request.getfixturevalue("shared"), request.getfixturevalue("minilm")
-    return {"model": str(minilm), "task": "trec", "data": str(shared / "data" / "trec")}
+    return {"model": str(minilm), "task": "trec", "data": str(shared / "data" / "trec"), "num_train": 400}
 
 
 @pytest.mark.parametrize("kind", ["demo", pytest.param("minilm", marks=pytest.mark.real)])

@@ -94,6 +94,10 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise _model_error(name, error) from error
+    for module in model.modules():
+        # bitsandbytes rearranges 4-bit weights for some CPUs, and its state_dict() then leaves them unusable
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     if not getattr(model, "is_quantized", False):  # those are placed while they are loaded
         model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     return (model if adapter is None else load_adapter(model, adapter)).eval(), tokenizer
