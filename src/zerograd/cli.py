@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ USAGE = """usage: zerograd {tasks,prompts,train,eval,compare,report,replay} [opt
 `zerograd COMMAND --help` lists a command's options."""
 
 
+CHATTY = ("torchao", "bitsandbytes", "torch.utils._pytree")  # they report kernels that are not used here, at import
 ALIASES = {"--lr": "--learning_rate", "--batch_size": "--per_device_train_batch_size", "--n": "--num_probes"}
 
 
@@ -47,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _explained(command: Any, args: list[str]) -> int:
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     from zerograd.optimizer import NonFiniteLossError
     from zerograd.reads import ProbeError
 
@@ -74,7 +78,7 @@ def _explained(command: Any, args: list[str]) -> int:
 
 def _train(args: list[str]) -> None:
     from transformers import HfArgumentParser
-    from transformers.utils import logging
+    from transformers.utils.logging import set_verbosity_error
 
     from zerograd.adapters import Tuning
     from zerograd.arguments import DataArguments, PresetArguments, task_of
@@ -82,7 +86,7 @@ def _train(args: list[str]) -> None:
     from zerograd.config import MeZOConfig
     from zerograd.presets import defaults_for, get_preset
 
-    logging.set_verbosity_error()
+    set_verbosity_error()
     kinds = (DataArguments, Tuning, PresetArguments)
     first, _ = _parser(kinds, "train", add_help=False).parse_known_args(args)
     parser = HfArgumentParser(

@@ -25,7 +25,7 @@ def test_the_tree_in_the_readme_is_the_tree() -> None:
 def test_flags_in_the_readme_exist(capsys: pytest.CaptureFixture[str]) -> None:
     from zerograd.cli import main
 
-    for command in ("train", "eval", "replay"):
+    for command in ("train", "eval", "compare", "replay"):
         with pytest.raises(SystemExit):
             main([command, "--help"])
         known = set(re.findall(r"--\w+", capsys.readouterr().out))

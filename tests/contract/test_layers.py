@@ -24,9 +24,27 @@ LAYERS = [
         "objectives",
         "evaluate",
         "task_side",
+        "linear_probe",
         "demo",
     },
-    {"config", "models", "memory", "presets", "report", "findings", "trainer", "arguments", "show", "commands", "cli"},
+    {
+        "config",
+        "models",
+        "memory",
+        "presets",
+        "report",
+        "findings",
+        "task_trainer",
+        "trainer",
+        "arguments",
+        "setup",
+        "show",
+        "commands",
+        "methods",
+        "table",
+        "compare",
+        "cli",
+    },
 ]
 LANGUAGE_SIDE, CORE = LAYERS[3], LAYERS[0] | LAYERS[1] | LAYERS[2]
 
