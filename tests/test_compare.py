@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from zerograd.cli import main
-from zerograd.compare import CompareArguments, points_of, read_seeds
+from zerograd.compare import CompareArguments
 from zerograd.methods import METHODS
+from zerograd.plan import points_of, read_seeds
 from zerograd.table import read_lines
 
 SIZES = "--num_train 48 --num_dev 20 --num_test 30"
@@ -74,7 +75,7 @@ def test_a_finished_run_is_not_run_again_and_others_are(compared: Path, capsys: 
     said = capsys.readouterr().out
     assert "**Not finished**: lp has 0 of 1 seeds" in said
     assert "| lp: linear probing | not run | 0 of 1 |" in said
-    assert zerograd(f"compare {SIZES} --task sst2 --seeds 1 --methods lp", *flags) == 0
+    assert zerograd(f"compare {SIZES} --task sst2 --seeds 1 --methods lp,lp", *flags) == 0
     again, before = json.loads(gone.read_text()), json.loads(kept)
     assert {k: again[k] for k in ("test", "dev", "forward_passes")} == {
         k: before[k] for k in ("test", "dev", "forward_passes")
@@ -92,10 +93,17 @@ def test_a_finished_run_is_not_run_again_and_others_are(compared: Path, capsys: 
         (f"{SIZES} --task sst2 --seeds 1,1", "different seeds"),
         (f"{SIZES} --task sst2 --set mezo.lr=1", "SETTING one of learning_rate"),
         (f"{SIZES} --task sst2 --set mezo.eps=small", "no number"),
-        (f"{SIZES} --task sst2 --methods lp --set ft.eps=1", "no method here is trained and named 'ft'"),
+        (f"{SIZES} --task sst2 --methods lp --set ft.max_steps=1", "no method here takes max_steps and is named 'ft'"),
+        (f"{SIZES} --task sst2 --methods ft mezo --set ft.eps=1", "these do: .'mezo'"),
+        (f"{SIZES} --task sst2 --methods ft --methods mezo", "give --methods once"),
+        (
+            f"{SIZES} --task sst2 --methods ft mezo --objective accuracy",
+            "no gradient for backpropagation; leave out ft",
+        ),
+        (f"{SIZES} --task sst2 --methods ft-lora mezo --quantize 8bit", "leave out mezo, or --quantize"),
         (f"{SIZES} --task sst2 --tune lora", "leave out --tune"),
-        ("--task sst2 --k 100000", "too few|k=100000|rows of"),
-        ("--task sst2 --data /nowhere", "nowhere"),
+        ("--task sst2 --k 100000", "100000"),
+        ("--task sst2 --data /nowhere/{seed}", "/nowhere/13"),
     ],
 )
 def test_what_does_not_fit_is_said_before_anything_runs(
@@ -140,15 +148,18 @@ def test_seeds() -> None:
 
 def test_grids_are_the_papers_unless_given() -> None:
     ft, masked = METHODS["ft"], METHODS["ft"].preset(True)
-    few = points_of(ft, masked, True, 16, [])
+    few = points_of(ft, masked, True, True, [])
     assert len(few) == 9
     assert {p["per_device_train_batch_size"] for p in few.values()} == {2, 4, 8}
-    many = points_of(ft, masked, True, 512, ["ft*.learning_rate=1e-3", "mezo.eps=1"])
-    assert [(p["learning_rate"], p["per_device_train_batch_size"]) for p in many.values()] == [
+    many = points_of(ft, masked, True, False, ["ft*.learning_rate=1e-3", "*.eps=1", "*.eval_steps=0.2,0.5"])
+    halves = [p for p in many.values() if p["eval_steps"] == 0.5]
+    assert len(many) == 2 * len(halves) and all(p["save_steps"] == p["eval_steps"] for p in many.values())
+    assert "eps" not in halves[0]
+    assert [(p["learning_rate"], p["per_device_train_batch_size"]) for p in halves] == [
         (1e-3, 8), (1e-3, 16), (1e-3, 32),
     ]  # fmt: skip
-    assert list(points_of(METHODS["zero-shot"], None, True, 16, [])) == ["run"]
-    epochs = points_of(ft, masked, False, None, ["ft.num_train_epochs=2"])["run"]
+    assert list(points_of(METHODS["zero-shot"], None, True, True, [])) == ["run"]
+    epochs = points_of(ft, masked, False, False, ["ft.num_train_epochs=2"])["run"]
     assert "max_steps" not in epochs and epochs["num_train_epochs"] == 2
 
 

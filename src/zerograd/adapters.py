@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
@@ -153,6 +154,15 @@ def untie(model: Any) -> None:
         model.config.tie_word_embeddings = False
 
 
+def untie_as_in(model: Any, tuned: Collection[str]) -> None:
+    """Untie the head if a run tuned it apart from the input embedding: by the names of the tensors it tuned."""
+    same = [
+        name for name, p in model.named_parameters(remove_duplicate=False) if p is model.get_input_embeddings().weight
+    ]
+    if len([name for name in same if name in tuned]) > 1:
+        untie(model)
+
+
 def _head_of(model: Any) -> tuple[Any, str]:
     head = model.get_output_embeddings()
     if head is None:
@@ -163,6 +173,8 @@ def _head_of(model: Any) -> tuple[Any, str]:
 
 
 def _tune_all(model: Any, tuning: Tuning) -> None:
+    if tuning.untie:
+        untie(model)
     chosen = {name for name, _ in model.named_parameters() if _is_chosen(name, tuning)}
     quantised = [name for name, p in model.named_parameters() if name in chosen and not _is_float(p)]
     if quantised:
@@ -171,9 +183,8 @@ def _tune_all(model: Any, tuning: Tuning) -> None:
             "themselves; tune an adapter over them (--tune lora, prefix or head), or choose others with --tune_pattern"
         )
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in chosen) if _is_float(parameter) else None
-    if tuning.untie:
-        untie(model)
+        if _is_float(parameter):
+            parameter.requires_grad_(name in chosen)
 
 
 def _restrict(model: Any, tuning: Tuning) -> None:

@@ -84,7 +84,7 @@ def _train(args: list[str]) -> None:
     from zerograd.arguments import DataArguments, PresetArguments, task_of
     from zerograd.commands import train
     from zerograd.config import MeZOConfig
-    from zerograd.presets import defaults_for, get_preset
+    from zerograd.presets import defaults_for, get_preset, kind_of_adapter
 
     set_verbosity_error()
     kinds = (DataArguments, Tuning, PresetArguments)
@@ -96,11 +96,13 @@ def _train(args: list[str]) -> None:
         description="Defaults are for the model's kind.",
     )
     if "--help" not in args and "-h" not in args:
-        if first.tune is None and first.preset is not None:
-            first.tune = get_preset(first.preset).tune
-            parser.set_defaults(tune=first.tune)
+        tune = _part(Tuning, vars(first)).tune
+        if tune is None and first.preset is not None:
+            tune = get_preset(first.preset).tune
+            parser.set_defaults(tune=tune)
         task = task_of(_part(DataArguments, vars(first)))
-        parser.set_defaults(**defaults_for(first.model, task.name, first.tune or "full", first.preset))
+        kind = tune or kind_of_adapter(first.model, first.adapter) or "full"
+        parser.set_defaults(**defaults_for(first.model, task.name, kind, first.preset))
     data, tuning, _, config = _parse(parser, args, (*kinds, MeZOConfig))
     train(data, tuning, config, _settings(parser, args))
 
@@ -131,6 +133,9 @@ def _compare(args: list[str]) -> None:
     from zerograd.compare import CompareArguments, compare
 
     kinds = (CompareArguments, Tuning)
+    for flag in ("--set", "--methods"):
+        if args.count(flag) > 1:
+            raise ValueError(f"give {flag} once, with all its values behind it; the last one would replace the others")
     compare(*_parse(_parser(kinds, "compare"), args, kinds))
 
 

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from zerograd.adapters import Tuning
+from zerograd.adapters import Tuning, untie_as_in
 from zerograd.arguments import DataArguments, EvalArguments, ReplayArguments, splits_of, task_of
 from zerograd.config import MeZOConfig
 from zerograd.evaluate import Prediction
@@ -15,7 +15,7 @@ from zerograd.models import DTYPES, check_model, demo_folder, load_model, save_m
 from zerograd.prompts import Example
 from zerograd.report import command_line, draw_curve, shown, versions, write_results
 from zerograd.runlog import replay
-from zerograd.setup import START, describe_tuning, encode, save_start, set_up
+from zerograd.setup import START, describe_tuning, encode, kind_of_tuning, save_start, set_up
 from zerograd.steplog import LogError, StepLog, holds_run
 from zerograd.task_side import TaskSide
 from zerograd.trainer import LOG_NAME
@@ -58,7 +58,7 @@ def train(data: DataArguments, tuning: Tuning, config: MeZOConfig, given: dict[s
         "task": side.task.name,
         "model": data.model or "built-in demo",
         "method": {
-            "name": "mezo", "tune": tuning.tune or "full", "model_kind": "masked" if setup.masked else "causal",
+            "name": "mezo", "tune": kind_of_tuning(setup, tuning), "model_kind": "masked" if setup.masked else "causal",
             "trainable_parameters": setup.trainable,
         },
         "objective": side.objective,
@@ -93,7 +93,8 @@ def evaluate(args: EvalArguments) -> None:
     check_model(args.model, dtype, args.quantize)
     task = task_of(args)
     splits = splits_of(args, task, args.seed)
-    model, tokenizer = load_model(args.model, dtype, _start_of(args.log, args.adapter), args.quantize)
+    start = _start_of(args.log, args.adapter)
+    model, tokenizer = load_model(args.model, dtype, start, args.quantize, replace=args.log is not None)
     if args.log is not None:
         _replay(args.log, model, args.step)
     side = TaskSide.make(task, model, tokenizer)
@@ -115,7 +116,7 @@ def rebuild(args: ReplayArguments) -> None:
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; choose another --output_dir")
     start = _start_of(args.log, args.adapter)
-    model, tokenizer = load_model(args.model, _dtype_of(args.log), start, args.quantize)
+    model, tokenizer = load_model(args.model, _dtype_of(args.log), start, args.quantize, replace=True)
     _replay(args.log, model, args.step)
     save_model(model, tokenizer, folder)
     more = ["--data", demo_folder("data")] if args.model is None else ["--task", "TASK"]
@@ -192,6 +193,7 @@ def _start_of(log: str | None, adapter: str | None) -> str | Path | None:
 
 
 def _replay(path: str, model: Any, step: int | None) -> None:
+    untie_as_in(model, {t["name"] for t in StepLog.read(path).header["tensors"]})
     log = replay(path, model, step=step)
     if log.dropped_bytes:
         print(f"{path} ends in an incomplete step: {log.dropped_bytes} bytes were left out")

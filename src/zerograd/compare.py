@@ -9,10 +9,7 @@ DIR/table.md, table.csv, table.png    written by `zerograd.table`
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatch
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +19,11 @@ from zerograd.adapters import Tuning
 from zerograd.arguments import DataArguments, splits_of, task_of
 from zerograd.methods import DEFAULT, METHODS, Method, get_method, run_method
 from zerograd.models import check_model
-from zerograd.presets import Preset
+from zerograd.plan import NUMBERS, check_methods, points_of, read_seeds
 from zerograd.report import command_line, shown, write_results
 from zerograd.table import write_table
 
-PAPER_SEEDS = (13, 21, 42, 87, 100)  # of the splits of 16 examples a class
 FEW = 16  # examples of a class up to which the paper's grids are those of k = 16
-NAMES = {"learning_rate": "lr", "per_device_train_batch_size": "bs"}
-INTEGERS = ("per_device_train_batch_size", "max_steps", "num_train_epochs", "num_probes", "gradient_accumulation_steps")
-NUMBERS = ("learning_rate", "weight_decay", "eps", "eval_steps", *INTEGERS)
 HERE = ("methods", "seeds", "grid", "set", "output_dir")
 
 
@@ -42,7 +35,11 @@ class CompareArguments(DataArguments):
         default_factory=lambda: list(DEFAULT), metadata={"help": f"Some of: {' '.join(METHODS)}."}
     )
     seeds: str = field(
-        default="5", metadata={"help": "How many (13, 21, 42, 87, 100, then 101, ...), or a list such as 13,21."}
+        default="5",
+        metadata={
+            "help": "How many (13, 21, 42, 87, 100, then 101, ...), or a list such as 13,21. {seed} in --data and "
+            "--test_data stands for each."
+        },
     )
     grid: bool = field(
         default=False,
@@ -86,16 +83,14 @@ def compare(args: CompareArguments, tuning: Tuning) -> Path:
             written).
     """
     masked = check_model(args.model, args.dtype, args.quantize)
-    task = task_of(args)
     seeds = read_seeds(args.seeds)
-    for seed in seeds:
-        splits_of(_data_of(args, seed), task, seed)  # too few rows, or no file: said before the first run
+    task = task_of(_data_of(args, seeds[0]))
+    rows = [len(splits_of(_data_of(args, seed), task, seed).train) for seed in seeds]  # too few rows, or no file
     folder = Path(args.output_dir or f"runs/compare-{task.name}")
-    methods = [get_method(name) for names in args.methods for name in names.split(",") if name]
-    if tuning.tune is not None:
-        raise ValueError("compare tunes what each method says; leave out --tune")
-    plan = {m.name: points_of(m, m.preset(masked), args.grid, args.k, args.set) for m in methods}
-    _check_used(args.set, methods)
+    methods = [get_method(name) for name in dict.fromkeys(",".join(args.methods).split(",")) if name]
+    check_methods(methods, args, tuning, task)
+    few = max(rows) <= FEW * max(1, len(task.labels))
+    plan = {m.name: points_of(m, m.preset(masked), args.grid, few, args.set) for m in methods}
     shared = {"data": {k: v for k, v in vars(args).items() if k not in HERE}, "tuning": vars(tuning)}
     _write_plan(folder, shared, plan, seeds)
     runs = [
@@ -104,8 +99,10 @@ def compare(args: CompareArguments, tuning: Tuning) -> Path:
         for method in methods
         for point, settings in plan[method.name].items()
     ]
-    failed = _run_all(runs, args, tuning)
-    table = write_table([folder])
+    try:
+        failed = _run_all(runs, args, tuning)
+    finally:  # after Ctrl-C too: an older table would look whole
+        table = write_table([folder])
     print(table.read_text(encoding="utf-8"))
     print(f"table    {table}, {table.with_suffix('.csv')}\npicture  {table.with_suffix('.png')}")
     if failed:
@@ -115,76 +112,12 @@ def compare(args: CompareArguments, tuning: Tuning) -> Path:
     return table
 
 
-def points_of(
-    method: Method, preset: Preset | None, grid: bool, k: int | None, given: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """The settings to try, by name: one point, or the product of all that have several values."""
-    if preset is None:
-        return {"run": {}}
-    axes = {name: [value] for name, value in preset.arguments().items()}
-    if grid:
-        few = k is not None and k <= FEW and preset.few_shot_batch_sizes
-        axes["learning_rate"] = list(preset.learning_rates)
-        axes["per_device_train_batch_size"] = list(preset.few_shot_batch_sizes if few else preset.batch_sizes)
-    for text in given:
-        pattern, name, values = _parse(text)
-        if fnmatch(method.name, pattern):
-            axes[name] = values
-            if name == "max_steps":
-                axes.pop("num_train_epochs", None)
-            if name == "num_train_epochs":
-                axes.pop("max_steps", None)
-    axes["save_steps"] = axes["eval_steps"]
-    varied = [name for name, values in axes.items() if len(values) > 1]
-    points = {}
-    for combination in product(*(axes[name] for name in varied)):
-        chosen = dict(zip(varied, combination, strict=True))
-        name = "_".join(f"{NAMES.get(key, key)}-{value:g}" for key, value in chosen.items()) or "run"
-        points[name] = {key: chosen.get(key, axes[key][0]) for key in axes}
-        points[name]["save_steps"] = points[name]["eval_steps"]
-    return points
-
-
-def read_seeds(text: str) -> list[int]:
-    """ "3" to the first three of the paper's seeds, "13,21" to these. ValueError for anything else."""
-    try:
-        numbers = [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise ValueError(f"--seeds {text!r} is neither a number of seeds nor a list such as 13,21") from None
-    if "," in text:
-        if not numbers or len(set(numbers)) < len(numbers):
-            raise ValueError(f"--seeds {text!r} must list different seeds")
-        return numbers
-    if not numbers or numbers[0] < 1:
-        raise ValueError(f"--seeds {text!r}: at least one seed is needed")
-    return [*PAPER_SEEDS, *range(101, 101 + numbers[0])][: numbers[0]]
-
-
-def _parse(text: str) -> tuple[str, str, list[Any]]:
-    """METHOD.SETTING=VALUE[,VALUE...] to its three parts."""
-    left, _, right = text.partition("=")
-    pattern, _, name = left.partition(".")
-    if name not in NUMBERS or not right:
-        raise ValueError(f"--set {text!r}: it should be METHOD.SETTING=VALUE, SETTING one of {', '.join(NUMBERS)}")
-    try:
-        return pattern, name, [int(v) if name in INTEGERS else float(v) for v in right.split(",")]
-    except ValueError:
-        raise ValueError(f"--set {text!r}: {right!r} is no number, nor a list of numbers") from None
-
-
-def _check_used(given: Sequence[str], methods: Sequence[Method]) -> None:
-    for text in given:
-        pattern = _parse(text)[0]
-        if not any(fnmatch(m.name, pattern) and m.optimizer for m in methods):
-            trained = [m.name for m in methods if m.optimizer]
-            raise ValueError(f"--set {text!r}: no method here is trained and named {pattern!r}; there are {trained}")
-
-
 def _data_of(args: CompareArguments, seed: int) -> DataArguments:
     """The rows of one seed."""
     values = {k: v for k, v in vars(args).items() if k not in HERE}
     data = DataArguments(**values)
-    return replace(data, data=None if data.data is None else data.data.replace("{seed}", str(seed)))
+    places = {key: getattr(data, key) for key in ("data", "test_data")}
+    return replace(data, **{key: p and p.replace("{seed}", str(seed)) for key, p in places.items()})
 
 
 def _write_plan(folder: Path, shared: dict[str, Any], plan: dict[str, Any], seeds: list[int]) -> None:

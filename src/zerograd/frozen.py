@@ -11,7 +11,7 @@ from zerograd.parameters import add_bytes
 
 
 def frozen_note(named: Iterable[tuple[str, torch.Tensor]]) -> dict[str, Any] | None:
-    """What the log says of the frozen tensors: how many, the dtype of most of them, SHA-256 of names and bytes.
+    """What the log says of the frozen tensors: how many, the model's dtype (of most floats), SHA-256 of names and bytes.
 
     A quantised tensor counts with the numbers it stores, of whatever type, a 4-bit one of bitsandbytes by its name
     only. None where nothing is frozen. About a second per GB.
@@ -22,7 +22,7 @@ def frozen_note(named: Iterable[tuple[str, torch.Tensor]]) -> dict[str, Any] | N
     digest, sizes = hashlib.sha256(), Counter[str]()
     for name, tensor in tensors:
         digest.update(f"{name}\n".encode())
-        sizes[str(tensor.dtype).removeprefix("torch.")] += tensor.numel()
+        sizes[str(tensor.dtype).removeprefix("torch.")] += tensor.numel() if tensor.is_floating_point() else 0
         for part in _stored(tensor):
             add_bytes(digest, part)
     return {"tensors": len(tensors), "dtype": sizes.most_common(1)[0][0], "fingerprint": digest.hexdigest()}

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.overrides import TorchFunctionMode
 
 
@@ -29,7 +30,8 @@ class AnswerHead(TorchFunctionMode):
     def __init__(self, model: Any, part: dict[str, torch.Tensor], label_ids: torch.Tensor | None = None) -> None:
         super().__init__()
         head = model.get_output_embeddings()
-        self._weight = None if head is None else head.weight
+        # an adapter on the head adds a product of its own, to all positions
+        self._weight = None if head is None or isinstance(head, BaseTunerLayer) else head.weight
         self._rows, self._columns, self._label_ids = part["read_rows"], part["read_columns"], label_ids
         self._length = part["input_ids"].shape[1]
         self.read: torch.Tensor | None = None

@@ -93,10 +93,10 @@ def run_method(
 
     Returns:
         What the table shows: metric, dev and test metrics, seconds (training, with its evaluations on dev rows),
-        forward and backward passes of training, peak memory, trainable parameters.
+        forward and backward passes of training, peak memory of the whole run, trainable parameters.
     """
-    untied = tuning.untie or method.tune == "head"
-    setup = set_up(data, replace(tuning, tune=method.tune, untie=untied), seed, demos=method.demos)
+    chosen = replace(tuning, tune=method.tune, untie=tuning.untie or method.tune == "head")
+    setup = set_up(data, None if method.optimizer is None else chosen, seed, demos=method.demos)
     start = time.perf_counter()
     passes = (
         linear_probe(setup.model, setup.side, setup.train, early_stopping=method.optimizer is not None)
@@ -133,7 +133,7 @@ def _train_mezo(setup: Setup, method: Method, settings: dict[str, Any], seed: in
     save_start(setup, folder, False)
     trainer = setup.trainer(config)
     trainer.train()
-    for checkpoint in folder.glob("checkpoint-*"):  # the log holds all that they do
+    for checkpoint in folder.glob("checkpoint-*"):  # copies of the log
         shutil.rmtree(checkpoint)
     return 2 * config.num_probes * trainer.state.global_step * config.gradient_accumulation_steps, 0
 

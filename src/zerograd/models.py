@@ -36,18 +36,21 @@ def load_config(name: str) -> Any:
         raise _model_error(name, error) from error
 
 
-def base_and_adapter(name: str | None, adapter: str | Path | None) -> tuple[str, str | None]:
-    """The base model's name, and the adapter's: a folder with an adapter stands for both (None: the built-in demo)."""
+def base_and_adapter(name: str | None, adapter: str | Path | None, replace: bool = False) -> tuple[str, str | None]:
+    """The base model's name, and the adapter's: a folder with an adapter stands for both (None: the built-in demo).
+
+    With `replace`, `adapter` takes the place of the one that the folder has.
+    """
     if name is None:
         name = str(demo_folder("model"))
     if not (Path(name) / ADAPTER_CONFIG).is_file():
         return name, None if adapter is None else str(adapter)
-    if adapter is not None:
+    if adapter is not None and not replace:
         raise ModelError(f"{name} is an adapter already; give its base model to load {adapter} onto")
     base = read_adapter_config(name).base_model_name_or_path
     if not base:
         raise ModelError(f"the adapter {name} does not say which model it was trained on; give the model and --adapter")
-    return base, name
+    return base, name if adapter is None else str(adapter)
 
 
 def read_adapter_config(folder: str | Path) -> PeftConfig:
@@ -72,7 +75,12 @@ def check_model(name: str | None, dtype: str, quantize: str | None = None) -> bo
 
 
 def load_model(
-    name: str | None, dtype: str, adapter: str | Path | None = None, quantize: str | None = None
+    name: str | None,
+    dtype: str,
+    adapter: str | Path | None = None,
+    quantize: str | None = None,
+    *,
+    replace: bool = False,
 ) -> tuple[Any, Any]:
     """A model in eval mode, and its tokenizer.
 
@@ -82,11 +90,12 @@ def load_model(
         dtype: Of the weights; "auto": as saved.
         adapter: Folder of an adapter to put on the model, trainable.
         quantize: "8bit" or "4bit": weights quantised by bitsandbytes while they are loaded.
+        replace: `adapter` takes the place of the one that `name` has.
 
     Raises:
         ModelError: It cannot be loaded, or is no causal or masked language model.
     """
-    name, adapter = base_and_adapter(name, adapter)
+    name, adapter = base_and_adapter(name, adapter, replace)
     auto = AutoModelForMaskedLM if check_model(name, dtype, quantize) else AutoModelForCausalLM
     more = {} if quantize is None else {"quantization_config": BitsAndBytesConfig(**{f"load_in_{quantize}": True})}
     try:

@@ -8,8 +8,9 @@ from difflib import get_close_matches
 from typing import Any
 
 import torch
+from peft.utils.constants import DUMMY_TARGET_MODULES
 
-from zerograd.models import load_config
+from zerograd.models import base_and_adapter, load_config, read_adapter_config
 from zerograd.task_side import is_masked_lm
 from zerograd.tasks.task import CAUSAL_GRID, MASKED_GRID
 
@@ -118,6 +119,23 @@ def preset_for(masked: bool, tune: str, optimizer: str = "mezo") -> Preset:
     return PRESETS[name if name in PRESETS else name.replace("opt", "roberta")]
 
 
+def kind_of_adapter(model: str | None, adapter: str | None) -> str | None:
+    """What `--tune` would have made the adapter that a model comes with; None for a model without one.
+
+    Raises:
+        ModelError: The adapter's settings cannot be read.
+    """
+    _, folder = base_and_adapter(model, adapter)
+    if folder is None:
+        return None
+    config = read_adapter_config(folder)
+    if getattr(config, "target_modules", None) == DUMMY_TARGET_MODULES:
+        return "head"
+    return {"PREFIX_TUNING": "prefix", "PROMPT_TUNING": "prompt"}.get(
+        str(getattr(config.peft_type, "value", config.peft_type)), "lora"
+    )
+
+
 def defaults_for(model: str | None, task: str, tune: str, preset: str | None) -> dict[str, Any]:
     """Defaults for `zerograd train`: the preset's if one is named, the demo's without a model, else the kind's.
 
@@ -130,7 +148,11 @@ def defaults_for(model: str | None, task: str, tune: str, preset: str | None) ->
     if preset is not None:
         row = get_preset(preset)
         if row.optimizer != "mezo":
-            raise ValueError(f"preset {preset!r} is for backpropagation: run it with `zerograd compare --methods ft`")
+            name = {"sgd": "ft-sgd", "adam": "ft"}[row.optimizer] + ("" if row.tune == "full" else f"-{row.tune}")
+            raise ValueError(
+                f"preset {preset!r} is for backpropagation: run it with `zerograd compare --methods "
+                f"{name.replace('ft-head', 'head')}`"
+            )
         if row.tune != tune:
             raise ValueError(f"preset {preset!r} is for --tune {row.tune}, and --tune {tune} is asked for")
         return defaults | row.arguments()

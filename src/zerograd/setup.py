@@ -58,7 +58,7 @@ class Setup:
 
 def set_up(
     data: DataArguments,
-    tuning: Tuning,
+    tuning: Tuning | None,
     seed: int,
     *,
     start: Path | None = None,
@@ -69,10 +69,10 @@ def set_up(
 
     Args:
         data: Model, task and rows.
-        tuning: What of the model to tune.
+        tuning: What of the model to tune; None: nothing.
         seed: Of the rows drawn and of the adapter's start.
         start: Folder of the adapter that an interrupted run started from, if there is one.
-        demos: Demonstrations from the training rows before every test prompt.
+        demos: Demonstrations from the training rows before every test prompt; all rows where there are fewer.
         progress: Show bars.
 
     Raises:
@@ -82,11 +82,16 @@ def set_up(
     task = task_of(data)
     splits = splits_of(data, task, seed)
     resumed = start is not None and start.is_dir()
-    model, tokenizer = load_model(data.model, data.dtype, start if resumed else data.adapter, data.quantize)
-    model = apply_tuning(model, tuning, masked=masked, seed=seed, resumed=resumed)
+    adapter = start if resumed else data.adapter
+    model, tokenizer = load_model(data.model, data.dtype, adapter, data.quantize, replace=resumed)
+    if tuning is not None:
+        model = apply_tuning(model, tuning, masked=masked, seed=seed, resumed=resumed)
     side = TaskSide.make(task, model, tokenizer)
-    shown = side.draw_demos(splits.train, demos, len(splits.test), False, seed)
     notes = [*splits.notes, *side.prompter.remarks()]
+    if demos > len(splits.train):
+        notes.append(f"{demos} demonstrations are asked for; there are {len(splits.train)} training rows, all shown")
+        demos = len(splits.train)
+    shown = side.draw_demos(splits.train, demos, len(splits.test), False, seed)
     train, dev = (
         encode(side, rows, name, notes, progress) for name, rows in (("training", splits.train), ("dev", splits.dev))
     )
@@ -119,10 +124,15 @@ def save_start(setup: Setup, folder: Path, running: bool) -> None:
     os.replace(temporary, folder / START)
 
 
+def kind_of_tuning(setup: Setup, tuning: Tuning) -> str:
+    """What is tuned, in a word."""
+    return tuning.tune or ("adapter" if isinstance(setup.model, PeftModel) else "full")
+
+
 def describe_tuning(setup: Setup, tuning: Tuning) -> str:
     """A sentence on what is tuned; empty where it is everything."""
     total = sum(p.numel() for p in setup.model.parameters())
     if setup.trainable == total:
         return ""
-    what = tuning.tune or ("the adapter" if isinstance(setup.model, PeftModel) else "full")
-    return f"tuning {what}: {setup.trainable:,} of {total:,} parameters ({setup.trainable / total:.2%})"
+    what, share = kind_of_tuning(setup, tuning), setup.trainable / total
+    return f"tuning {what}: {setup.trainable:,} of {total:,} parameters ({share:.2%})"

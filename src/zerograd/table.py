@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import statistics
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -116,20 +117,23 @@ def write_table(folders: Sequence[Path]) -> Path:
 def describe(folder: Path) -> str:
     """What is compared, in one line."""
     data = json.loads((folder / "compare.json").read_text(encoding="utf-8"))["data"]
-    what = [data["task"] or "own data", data["model"] or "built-in demo"]
+    what = [data["task"] or ("sst2" if data["prompt"] is None else "own data"), data["model"] or "built-in demo"]
+    what += [data["data"]] if data["data"] is not None else []
     what += [f"{key} {data[key]}" for key in ("k", "objective", "dtype") if data[key] not in (None, "auto")]
     return ", ".join(what)
+
+
+def unfinished(lines: Sequence[Line]) -> str:
+    """The methods of which seeds are missing; empty where all is there."""
+    return ", ".join(f"{x.method} has {x.seeds} of {x.planned} seeds" for x in lines if x.seeds < x.planned)
 
 
 def _markdown(folder: Path, lines: list[Line]) -> str:
     metric = next((line.metric for line in lines if line.metric), "metric")
     share = metric in SHARES
     out = [f"### {describe(folder)}", ""]
-    short = [line for line in lines if line.seeds < line.planned]
-    if short:
-        out += [
-            f"**Not finished**: {', '.join(f'{x.method} has {x.seeds} of {x.planned} seeds' for x in short)}.", ""
-        ]  # fmt: skip
+    if unfinished(lines):
+        out += [f"**Not finished**: {unfinished(lines)}.", ""]
     unit = f"{metric}, %" if share else metric
     out += [
         f"| method | {unit} (std) | seeds | seconds | forward passes | backward passes | peak memory, MB | "
@@ -165,7 +169,7 @@ def _draw(path: Path, tables: dict[Path, list[Line]]) -> None:
         zero = next((line for line in done if line.method == "zero-shot"), None)
         bars = [line for line in done if line is not zero]
         scale = 100 if done and done[0].metric in SHARES else 1
-        names = [line.method + ("" if line.seeds == line.planned else "*") for line in bars]
+        names = [line.method for line in bars]
         colors = ["tab:blue" if "mezo" in x.method else "tab:orange" if "ft" in x.method else "tab:grey" for x in bars]
         means = [(line.mean or 0) * scale for line in bars]
         drawn = top.bar(names, means, yerr=[(line.std or 0) * scale for line in bars], color=colors, capsize=3)
@@ -182,6 +186,6 @@ def _draw(path: Path, tables: dict[Path, list[Line]]) -> None:
         bottom.set_ylabel("peak memory, MB")
         for axis in (top, bottom):
             axis.tick_params(axis="x", rotation=45, labelsize=8)
-        if any(line.seeds < line.planned for line in bars):
-            bottom.set_xlabel("* not all seeds are finished", fontsize=8)
+        if unfinished(lines):
+            bottom.set_xlabel("NOT FINISHED: " + textwrap.fill(unfinished(lines), 60), fontsize=8, color="tab:red")
     figure.savefig(path, dpi=130)

@@ -41,6 +41,7 @@ LAYERS = [
         "show",
         "commands",
         "methods",
+        "plan",
         "table",
         "compare",
         "cli",
