@@ -74,3 +74,16 @@ def state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def same(model: torch.nn.Module, before: dict[str, torch.Tensor]) -> bool:
     """Whether all weights are bit for bit what they were."""
     return all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+class Letters:
+    """A tokenizer for the tiny models: every token is a letter of its own."""
+
+    eos_token_id = 2
+
+    def __len__(self) -> int:
+        return VOCABULARY
+
+    def batch_decode(self, rows: Any, skip_special_tokens: bool = False) -> list[str]:
+        """Letters of each row."""
+        return ["".join(chr(48 + int(t)) for t in row if not skip_special_tokens or t > 2) for row in rows]

@@ -10,13 +10,16 @@ import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoTokenizer
 
-from architectures import MASKED, VOCABULARY, loss_closure, make_tiny, same, state
+from architectures import MASKED, VOCABULARY, Letters, loss_closure, make_tiny, same, state
 from zerograd import LogError, MeZO, StepLog, replay
 from zerograd.adapters import Tuning, apply_tuning
+from zerograd.batches import lay_out, make_part
 from zerograd.generate import generate
 from zerograd.models import load_adapter, load_model
 from zerograd.prefix import AdapterError, read_cache
+from zerograd.prompts import Example
 from zerograd.scoring import candidate_scores, packable_length
+from zerograd.tasks import Query
 
 PEFT = ["opt", "gpt2", "llama", "qwen3", "gemma3", "mixtral", "roberta", "bert"]
 IDS = torch.arange(3, 17).reshape(2, 7)
@@ -134,10 +137,6 @@ def test_candidates_are_scored_as_without_packing(name: str, tune: str) -> None:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.05)
-    from zerograd.batches import lay_out, make_part
-    from zerograd.prompts import Example
-    from zerograd.tasks import Query
-
     length = packable_length(model)
     assert (length > 0) == (tune != "prompt")
     example = Example(0, {}, Query("", ("", ""), (0,)), [3, 4, 5], [[6, 7, 8], [9, 10]], ((3, None),))
@@ -157,7 +156,7 @@ def test_candidates_are_scored_as_without_packing(name: str, tune: str) -> None:
 @pytest.mark.parametrize("name", ["opt", "llama", "gemma3"])
 def test_generation_reads_the_adapter(name: str, tune: str) -> None:
     model = tuned(name, tune)
-    tokenizer: Any = _Letters()
+    tokenizer: Any = Letters()
     settings: dict[str, Any] = {"max_new_tokens": 6, "stop": None, "pad_token_id": 1}
     prompts = [[5, 6, 7, 8, 9], [11, 12]]
     made = generate(model, tokenizer, prompts, **settings)
@@ -168,19 +167,6 @@ def test_generation_reads_the_adapter(name: str, tune: str) -> None:
                 inputs = torch.tensor([ids])
                 ids.append(int(model(inputs, attention_mask=torch.ones_like(inputs)).logits[0, -1].argmax()))
         assert text == tokenizer.batch_decode([ids[len(prompt) :]], skip_special_tokens=True)[0]
-
-
-class _Letters:
-    """A tokenizer for the tiny models: every token is a letter of its own."""
-
-    eos_token_id = 2
-
-    def __len__(self) -> int:
-        return VOCABULARY
-
-    def batch_decode(self, rows: Any, skip_special_tokens: bool = False) -> list[str]:
-        """Letters of each row."""
-        return ["".join(chr(48 + int(t)) for t in row if not skip_special_tokens or t > 2) for row in rows]
 
 
 def test_a_users_own_adapter_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -278,3 +264,15 @@ def test_real_activations_train_better_than_random_ones(stories: Path, shared: P
         with torch.no_grad():
             after[init] = sum(float(loss(model, batch)) for batch in batches[8:]) / 4
     assert after["activations"] < after["random"] - 0.1
+
+
+def test_an_adapter_on_the_head_is_scored_too() -> None:
+    model = tuned("llama", "lora", lora_targets="q_proj,lm_head")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(0.1)
+        example = Example(0, {}, Query("", ("", ""), (0,)), [3, 4, 5], [[6], [9]], ((3, None),))
+        expected = model(torch.tensor([[3, 4, 5]])).logits[0, -1, [6, 9]]
+        part = make_part([lay_out(example)], 0, label_ids=[6, 9])
+        torch.testing.assert_close(candidate_scores(model, part)[0], expected)

@@ -7,24 +7,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from architectures import VOCABULARY, make_tiny
+from architectures import VOCABULARY, Letters, make_tiny
 from zerograd.generate import _end_tokens, generate
 from zerograd.models import load_model
 
 DECODERS = ["opt", "gpt2", "llama", "qwen3", "gemma3", "mixtral"]
-
-
-class Letters:
-    """A tokenizer for the tiny models: every token is a letter of its own."""
-
-    eos_token_id = 2
-
-    def __len__(self) -> int:
-        return VOCABULARY
-
-    def batch_decode(self, rows: Any, skip_special_tokens: bool = False) -> list[str]:
-        """Letters of each row."""
-        return ["".join(chr(48 + int(t)) for t in row if not skip_special_tokens or t > 2) for row in rows]
 
 
 @pytest.mark.parametrize("name", DECODERS)

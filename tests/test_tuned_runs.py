@@ -84,13 +84,38 @@ def test_a_run_that_was_cut_short_is_resumed_to_the_same_bits(trained: Path, tmp
 
 def test_training_goes_on_from_an_adapter(trained: Path, tmp_path: Path, capsys: Any) -> None:
     data = ["--data", demo_folder("data"), "--model", trained]
-    more = f"{TRAIN} --learning_rate 1e-3"
-    assert zerograd(f"train {more}", *data, "--output_dir", tmp_path / "on") == 0
-    start = tmp_path / "on" / "start" / "adapter_model.safetensors"
-    assert start.read_bytes() == (trained / "adapter_model.safetensors").read_bytes()
-    assert zerograd(f"train {more} --tune lora", *data, "--output_dir", tmp_path / "no") == 1
+    on = tmp_path / "on"
+    assert zerograd(f"train {TRAIN}", *data, "--output_dir", on) == 0
+    name = "adapter_model.safetensors"
+    assert (on / "start" / name).read_bytes() == (trained / name).read_bytes()
+    results = json.loads((on / "results.json").read_text())
+    first = json.loads((trained / "results.json").read_text())
+    assert results["method"]["trainable_parameters"] == first["method"]["trainable_parameters"]
+    assert results["config"]["eps"] == first["config"]["eps"]  # the defaults of its kind
+    log = ["--log", on / "steps.zlog", "--model", trained]
+    assert zerograd("replay", *log, "--step", results["selected_step"], "--output_dir", tmp_path / "m") == 0
+    assert (tmp_path / "m" / name).read_bytes() == (on / name).read_bytes()
+    whole = (on / "steps.zlog").read_bytes()
+    (on / "steps.zlog").write_bytes(whole[: -4 * 24])
+    for checkpoint in on.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    assert zerograd(f"train {TRAIN} --resume", *data, "--output_dir", on) == 0
+    assert (on / "steps.zlog").read_bytes() == whole
+    capsys.readouterr()
+    assert zerograd(f"train {TRAIN} --tune lora", *data, "--output_dir", tmp_path / "no") == 1
     assert "already has an adapter" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
+
+
+def test_an_untied_run_is_replayed_and_evaluated(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert zerograd(f"train {TRAIN} --untie", "--output_dir", run) == 0
+    step = json.loads((run / "results.json").read_text())["selected_step"]
+    log = ["--log", run / "steps.zlog", "--step", step]
+    assert zerograd(f"eval {SIZES}", *log, "--predictions", tmp_path / "p.jsonl") == 0
+    assert (tmp_path / "p.jsonl").read_text() == (run / "predictions.jsonl").read_text()
+    assert zerograd("replay", *log, "--output_dir", tmp_path / "m") == 0
+    assert same(load_model(str(tmp_path / "m"), "auto")[0], state(load_model(str(run), "auto")[0]))
 
 
 @pytest.mark.parametrize(

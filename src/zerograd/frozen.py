@@ -11,7 +11,7 @@ from zerograd.parameters import add_bytes
 
 
 def frozen_note(named: Iterable[tuple[str, torch.Tensor]]) -> dict[str, Any] | None:
-    """What the log says of the frozen tensors: how many, the model's dtype (of most floats), SHA-256 of names and bytes.
+    """What the log says of the frozen tensors: how many, the model's dtype (of most floats), a hash of names and bytes.
 
     A quantised tensor counts with the numbers it stores, of whatever type, a 4-bit one of bitsandbytes by its name
     only. None where nothing is frozen. About a second per GB.

@@ -179,7 +179,8 @@ def _draw(path: Path, tables: dict[Path, list[Line]]) -> None:
             top.legend(loc="lower right", fontsize=8)
         if bars:
             low = min([*means, (zero.mean or 0) * scale if zero else means[0]])
-            top.set_ylim(max(0, low - 0.5 * (max(means) - low) - 2 * scale / 100), max(means) * 1.06)
+            high = max(mean + (line.std or 0) * scale for mean, line in zip(means, bars, strict=True))
+            top.set_ylim(max(0, low - 0.5 * (high - low) - 2 * scale / 100), high + 0.1 * (high - low))
         top.set_ylabel((done[0].metric if done else "metric") + (", %" if scale == 100 else ""))
         top.set_title(describe(folder), fontsize=9, wrap=True)
         bottom.bar(names, [(line.peak_memory_bytes or 0) / 1e6 for line in bars], color=colors)
