@@ -85,7 +85,7 @@ def test_a_finished_run_is_not_run_again_and_others_are(compared: Path, capsys: 
 @pytest.mark.parametrize(
     "line, message",
     [
-        (f"{SIZES} --task sst2 --objective accuracy", "holds a comparison with objective None"),
+        (f"{SIZES} --task sst2 --objective accuracy", "objective None .here .accuracy"),
         (f"{SIZES} --task sst2 --set mezo.learning_rate=1e-3", "holds runs of mezo with learning_rate 1e-06"),
         (f"{SIZES} --task sst2 --methods mezzo", "did you mean 'mezo'"),
         (f"{SIZES} --task sst2 --seeds many", "neither a number of seeds"),

@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _explained(command: Any, args: list[str]) -> int:
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # of transformers, about peft
     from zerograd.optimizer import NonFiniteLossError
     from zerograd.reads import ProbeError
 
@@ -84,7 +86,7 @@ def _train(args: list[str]) -> None:
     from zerograd.arguments import DataArguments, PresetArguments, task_of
     from zerograd.commands import train
     from zerograd.config import MeZOConfig
-    from zerograd.presets import defaults_for, get_preset, kind_of_adapter
+    from zerograd.presets import defaults_for, get_preset, kind_of_adapter, preset_remark
 
     set_verbosity_error()
     kinds = (DataArguments, Tuning, PresetArguments)
@@ -101,6 +103,9 @@ def _train(args: list[str]) -> None:
             tune = get_preset(first.preset).tune
             parser.set_defaults(tune=tune)
         task = task_of(_part(DataArguments, vars(first)))
+        mismatch = preset_remark(first.model, first.preset)
+        if mismatch:
+            print(mismatch)
         kind = tune or kind_of_adapter(first.model, first.adapter) or "full"
         parser.set_defaults(**defaults_for(first.model, task.name, kind, first.preset))
     data, tuning, _, config = _parse(parser, args, (*kinds, MeZOConfig))

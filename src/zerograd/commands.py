@@ -5,27 +5,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-from zerograd.adapters import Tuning, untie_as_in
+from zerograd.adapters import Tuning
 from zerograd.arguments import DataArguments, EvalArguments, ReplayArguments, splits_of, task_of
 from zerograd.config import MeZOConfig
 from zerograd.evaluate import Prediction
 from zerograd.findings import write_findings, write_predictions
 from zerograd.memory import peak_memory_bytes
-from zerograd.models import DTYPES, check_model, demo_folder, load_model, save_model
+from zerograd.models import check_model, demo_folder, load_model, save_model
 from zerograd.prompts import Example
 from zerograd.report import command_line, draw_curve, shown, versions, write_results
-from zerograd.runlog import replay
+from zerograd.run_folder import SAME_ROWS, dtype_of, remarks, replay_onto, same_rows, start_of
 from zerograd.setup import START, describe_tuning, encode, kind_of_tuning, save_start, set_up
-from zerograd.steplog import LogError, StepLog, holds_run
+from zerograd.steplog import StepLog, holds_run
 from zerograd.task_side import TaskSide
 from zerograd.trainer import LOG_NAME
-
-ADAPTED = ("base_model.", "prompt_encoder.")  # how names of tensors begin in a PeftModel
-SAME_ROWS = (
-    "model", "task", "data", "test_data", "prompt", "labels", "label_column", "candidates", "answer", "stop",
-    "objective", "max_new_tokens", "num_train", "num_dev", "num_test", "k", "seed", "dtype",
-    "quantize",
-)  # fmt: skip
 
 
 def train(data: DataArguments, tuning: Tuning, config: MeZOConfig, given: dict[str, Any]) -> None:
@@ -89,16 +82,16 @@ def evaluate(args: EvalArguments) -> None:
         raise ValueError(f"unknown demo_sets {args.demo_sets!r}; choose shared or each")
     if args.demos < 0:
         raise ValueError(f"demos must not be negative, got {args.demos}")
-    dtype = args.dtype if args.log is None else _dtype_of(args.log)
+    dtype = args.dtype if args.log is None else dtype_of(args.log)
     check_model(args.model, dtype, args.quantize)
     task = task_of(args)
     splits = splits_of(args, task, args.seed)
-    start = _start_of(args.log, args.adapter)
+    start = start_of(args.log, args.adapter)
     model, tokenizer = load_model(args.model, dtype, start, args.quantize, replace=args.log is not None)
     if args.log is not None:
-        _replay(args.log, model, args.step)
+        replay_onto(args.log, model, args.step)
     side = TaskSide.make(task, model, tokenizer)
-    _print_all([*splits.notes, *side.prompter.remarks()])
+    _print_all([*splits.notes, *side.prompter.remarks(), *remarks(args)])
     demos = side.draw_demos(splits.train, args.demos, len(splits.test), args.demo_sets == "each", args.seed)
     notes: list[str] = []
     test = encode(side, splits.test, "test", notes, True, demos)
@@ -115,11 +108,13 @@ def rebuild(args: ReplayArguments) -> None:
     _refuse_file(folder)
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; choose another --output_dir")
-    start = _start_of(args.log, args.adapter)
-    model, tokenizer = load_model(args.model, _dtype_of(args.log), start, args.quantize, replace=True)
-    _replay(args.log, model, args.step)
+    start = start_of(args.log, args.adapter)
+    model, tokenizer = load_model(args.model, dtype_of(args.log), start, args.quantize, replace=True)
+    replay_onto(args.log, model, args.step)
     save_model(model, tokenizer, folder)
-    more = ["--data", demo_folder("data")] if args.model is None else ["--task", "TASK"]
+    more = same_rows(args.log)
+    if "--data" not in more:
+        more += ["--data", str(demo_folder("data"))] if args.model is None else [] if more else ["--task", "TASK"]
     print(f"rebuilt model: {folder}\nNext: {command_line('eval', '--model', folder, *more)}")
 
 
@@ -164,40 +159,6 @@ def _same_run(folder: Path, data: DataArguments, tuning: Tuning, config: MeZOCon
 def _print_all(sentences: list[str]) -> None:
     for sentence in filter(None, sentences):
         print(sentence)
-
-
-def _dtype_of(log: str) -> str:
-    """The dtype of a run's base model, which must be loaded in the same; adapters over it may have another."""
-    header = StepLog.read(log).header
-    dtype = str(header.get("frozen", header["tensors"][0])["dtype"])
-    return dtype if dtype in DTYPES else "auto"
-
-
-def _start_of(log: str | None, adapter: str | None) -> str | Path | None:
-    """The adapter that a run started from: the one given, or the folder beside its log.
-
-    Raises:
-        LogError: The log is of an adapter, and there is none.
-    """
-    if log is None or adapter is not None:
-        return adapter
-    start = Path(log).parent / START
-    if start.is_dir():
-        return start
-    if str(StepLog.read(log).header["tensors"][0]["name"]).startswith(ADAPTED):
-        raise LogError(
-            f"{log} trained an adapter, and the adapter that it started from is not beside it ({start}); give its "
-            "folder with --adapter"
-        )
-    return None
-
-
-def _replay(path: str, model: Any, step: int | None) -> None:
-    untie_as_in(model, {t["name"] for t in StepLog.read(path).header["tensors"]})
-    log = replay(path, model, step=step)
-    if log.dropped_bytes:
-        print(f"{path} ends in an incomplete step: {log.dropped_bytes} bytes were left out")
-    print(f"applied {len(log.steps) if step is None else step} of {len(log.steps)} logged steps")
 
 
 def _print_summary(folder: Path, results: dict[str, Any], given: dict[str, Any], findings: list[Path]) -> None:

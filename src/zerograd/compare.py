@@ -22,6 +22,7 @@ from zerograd.models import check_model
 from zerograd.plan import NUMBERS, check_methods, points_of, read_seeds
 from zerograd.report import command_line, shown, write_results
 from zerograd.table import write_table
+from zerograd.tasks import TASKS
 
 FEW = 16  # examples of a class up to which the paper's grids are those of k = 16
 HERE = ("methods", "seeds", "grid", "set", "output_dir")
@@ -91,7 +92,10 @@ def compare(args: CompareArguments, tuning: Tuning) -> Path:
     check_methods(methods, args, tuning, task)
     few = max(rows) <= FEW * max(1, len(task.labels))
     plan = {m.name: points_of(m, m.preset(masked), args.grid, few, args.set) for m in methods}
-    shared = {"data": {k: v for k, v in vars(args).items() if k not in HERE}, "tuning": vars(tuning)}
+    data = {k: v for k, v in vars(args).items() if k not in HERE}
+    if task.name in TASKS:
+        data["task"] = task.name
+    shared = {"data": data, "tuning": vars(tuning)}
     _write_plan(folder, shared, plan, seeds)
     runs = [
         Run(method, seed, point, settings, folder / method.name / f"seed-{seed}" / point)
@@ -127,13 +131,14 @@ def _write_plan(folder: Path, shared: dict[str, Any], plan: dict[str, Any], seed
     before: dict[str, Any] = {"methods": {}}
     if note.is_file():
         before = json.loads(note.read_text(encoding="utf-8"))
-        for part, values in shared.items():
-            for key, value in values.items():
-                if before[part].get(key) != value:
-                    raise ValueError(
-                        f"{folder} holds a comparison with {key} {before[part].get(key)!r}, this command asks for "
-                        f"{value!r}; choose another --output_dir"
-                    )
+        other = [
+            f"{key} {before[part].get(key)!r} (here {value!r})"
+            for part, values in shared.items()
+            for key, value in values.items()
+            if before[part].get(key) != value
+        ]
+        if other:
+            raise ValueError(f"{folder} holds a comparison with {', '.join(other)}; choose another --output_dir")
     elif folder.is_dir() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty and holds no comparison; choose another --output_dir")
     methods = before["methods"]

@@ -119,6 +119,15 @@ def preset_for(masked: bool, tune: str, optimizer: str = "mezo") -> Preset:
     return PRESETS[name if name in PRESETS else name.replace("opt", "roberta")]
 
 
+def preset_remark(model: str | None, preset: str | None) -> str | None:
+    """A sentence where a preset is the other kind of model's."""
+    masked = False if model is None else is_masked_lm(load_config(model))
+    if preset is None or preset.startswith("roberta") == masked:
+        return None
+    other = "masked" if preset.startswith("roberta") else "causal"
+    return f"note: preset {preset} is a row of {other} models, and this model is {'masked' if masked else 'causal'}"
+
+
 def kind_of_adapter(model: str | None, adapter: str | None) -> str | None:
     """What `--tune` would have made the adapter that a model comes with; None for a model without one.
 

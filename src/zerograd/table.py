@@ -176,7 +176,7 @@ def _draw(path: Path, tables: dict[Path, list[Line]]) -> None:
         top.bar_label(drawn, fmt="%.1f" if scale == 100 else "%.3g", padding=3, fontsize=8)
         if zero is not None:
             top.axhline((zero.mean or 0) * scale, linestyle="--", color="black", linewidth=1, label="zero-shot")
-            top.legend(loc="lower right", fontsize=8)
+            top.legend(loc="upper left", fontsize=8)
         if bars:
             low = min([*means, (zero.mean or 0) * scale if zero else means[0]])
             high = max(mean + (line.std or 0) * scale for mean, line in zip(means, bars, strict=True))

@@ -69,6 +69,12 @@ class MeZOMixin:
         asked = resume_from_checkpoint is True or (self.mezo_args.resume and resume_from_checkpoint is None)
         if asked and self.log_path.exists():
             self._resuming = True
+            done = len(StepLog.read(self.log_path).steps)
+            if 0 < self.args.max_steps < done:
+                raise ValueError(
+                    f"{self.log_path} already holds {done} steps, max_steps is {self.args.max_steps}: resume with at "
+                    "least as many, or replay the log with --step for an earlier model"
+                )
             last = last_whole_checkpoint(Path(self.args.output_dir), self.args.max_steps)
             resume_from_checkpoint = None if last is None else str(last)
         try:

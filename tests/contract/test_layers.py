@@ -38,6 +38,7 @@ LAYERS = [
         "trainer",
         "arguments",
         "setup",
+        "run_folder",
         "show",
         "commands",
         "methods",
