@@ -65,6 +65,23 @@ def test_eval_from_the_log_gives_the_models_predictions(trained: Path, tmp_path:
     assert f"accuracy {right:.4f}" in capsys.readouterr().out
 
 
+def test_eval_says_where_it_is_not_what_the_run_reported(trained: Path, tmp_path: Path, capsys: Any) -> None:
+    log = tmp_path / "steps.zlog"
+    log.write_bytes((trained / "steps.zlog").read_bytes())
+    results = json.loads((trained / "results.json").read_text())
+    note = {"steps": 10, "selected_step": 4, "config": {**results["config"], "data": "reviews.csv"}}
+    (tmp_path / "results.json").write_text(json.dumps(note))
+    (tmp_path / "run.json").write_text(json.dumps({"task": None, "prompt": "{review} It was about a", "labels": "a,b"}))
+    assert zerograd(f"eval {EVAL} --log", log) == 0
+    said = capsys.readouterr().out
+    assert "note: the run chose step 4 by its dev rows; --step 4" in said
+    assert "trained with other rows or prompts (--prompt {review} It was about a, --labels a,b)" in said
+    assert zerograd(f"eval {EVAL}", "--log", trained / "steps.zlog", "--step", results["selected_step"]) == 0
+    assert "note:" not in capsys.readouterr().out
+    assert zerograd("replay --step 1", "--log", log, "--output_dir", tmp_path / "m") == 0
+    assert "--data reviews.csv" in capsys.readouterr().out
+
+
 def test_replay_rebuilds_the_model(trained: Path, tmp_path: Path) -> None:
     step = json.loads((trained / "results.json").read_text())["selected_step"]
     assert zerograd("replay", "--log", trained / "steps.zlog", "--step", step, "--output_dir", tmp_path / "m") == 0
@@ -81,6 +98,9 @@ def test_a_second_run_in_the_same_folder(trained: Path, capsys: Any) -> None:
     capsys.readouterr()
     assert zerograd(f"train {TRAIN} --resume", "--output_dir", trained, "--num_train", 32) == 1
     assert "has num_train 64, this command asks for 32" in capsys.readouterr().err
+    assert zerograd(f"train {TRAIN} --resume", "--output_dir", trained, "--max_steps", 5) == 1
+    assert "already holds 10 steps, max_steps is 5" in capsys.readouterr().err
+    assert (trained / "steps.zlog").read_bytes() == kept
     assert zerograd(f"train {TRAIN} --resume", "--output_dir", trained, "--learning_rate", 1e-3) == 1
     assert "has learning_rate 0.0001, this command asks for 0.001" in capsys.readouterr().err
 

@@ -117,8 +117,9 @@ def write_table(folders: Sequence[Path]) -> Path:
 def describe(folder: Path) -> str:
     """What is compared, in one line."""
     data = json.loads((folder / "compare.json").read_text(encoding="utf-8"))["data"]
-    what = [data["task"] or ("sst2" if data["prompt"] is None else "own data"), data["model"] or "built-in demo"]
-    what += [data["data"]] if data["data"] is not None else []
+    model = data["model"]
+    what = [data["task"] or "own data", "built-in demo" if model is None else Path(model).name]
+    what += ["/".join(Path(data["data"]).parts[-3:])] if data["data"] is not None else []
     what += [f"{key} {data[key]}" for key in ("k", "objective", "dtype") if data[key] not in (None, "auto")]
     return ", ".join(what)
 
