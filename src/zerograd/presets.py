@@ -21,6 +21,7 @@ COMMON: dict[str, Any] = {
     "logging_steps": 0.05,
     "dataloader_pin_memory": torch.cuda.is_available(),  # the Trainer's default warns on every epoch without a GPU
 }
+BACKPROP = {"adam": "-ft", "sgd": "-ft-sgd"}  # how names of presets and methods say it
 DEMO_RATES = {"full": 5e-5, "lora": 1e-3, "prefix": 1e-2, "prompt": 1e-2, "head": 1e-3}
 
 
@@ -108,14 +109,13 @@ def preset_for(masked: bool, tune: str, optimizer: str = "mezo") -> Preset:
     """The row of the tables for a kind of model, what is tuned, and how; the nearest row where there is none.
 
     Prompt tuning takes prefix tuning's, MeZO on a head takes LoRA's, and backpropagation on a causal model that the
-    paper did not run so takes the masked model's with the causal model's length.
+    paper did not run so takes the masked model's.
     """
     kind = "roberta" if masked else "opt"
     tune = {"prompt": "prefix", "head": "lora" if optimizer == "mezo" else "head"}.get(tune, tune)
     if tune == "head":
         return PRESETS["opt-head"]
-    middle = {"mezo": "", "adam": "-ft", "sgd": "-ft-sgd"}[optimizer]
-    name = kind + middle + ("" if tune == "full" else f"-{tune}")
+    name = kind + BACKPROP.get(optimizer, "") + ("" if tune == "full" else f"-{tune}")
     return PRESETS[name if name in PRESETS else name.replace("opt", "roberta")]
 
 
@@ -157,7 +157,7 @@ def defaults_for(model: str | None, task: str, tune: str, preset: str | None) ->
     if preset is not None:
         row = get_preset(preset)
         if row.optimizer != "mezo":
-            name = {"sgd": "ft-sgd", "adam": "ft"}[row.optimizer] + ("" if row.tune == "full" else f"-{row.tune}")
+            name = BACKPROP[row.optimizer].removeprefix("-") + ("" if row.tune == "full" else f"-{row.tune}")
             raise ValueError(
                 f"preset {preset!r} is for backpropagation: run it with `zerograd compare --methods "
                 f"{name.replace('ft-head', 'head')}`"
