@@ -22,7 +22,7 @@ from transformers import OPTConfig, OPTForCausalLM
 from algorithm1 import padded_loss, perturb_, step_
 from zerograd import MeZO
 from zerograd.batches import collate, lay_out, make_part
-from zerograd.noise import Noise
+from zerograd.noise import Noise, Terms
 from zerograd.objectives import cross_entropy
 from zerograd.prompts import Example
 from zerograd.scoring import candidate_scores
@@ -90,7 +90,7 @@ def noise_rows(dtype: torch.dtype, repeats: int = 9) -> dict[str, str]:
     noise = Noise(0)
     ours, theirs, bare = [], [], []
     for i in range(repeats + 1):
-        ours.append(timed(lambda i=i: noise.add_(x, [1e-3], tensor=0, step=i, probes=[0])))
+        ours.append(timed(lambda i=i: noise.add_(x, Terms([(i, 0)], [1e-3]), tensor=0)))
         theirs.append(timed(lambda i=i: perturb_([x], 1e-3, i)))
         bare.append(timed(lambda: x.add_(1e-3)))
     per = 1e9 / x.numel()

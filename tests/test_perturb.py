@@ -6,13 +6,14 @@ import torch.nn.functional as F
 
 from architectures import loss_closure, make_tiny, same, state
 from zerograd import MeZO, replay
+from zerograd.noise import Noise
 
 EPS = 1e-2
 
 
 def losses(model: torch.nn.Module, closure, probing: str, **kwargs) -> tuple[float, float]:  # type: ignore[no-untyped-def]
     optimizer = MeZO(model.named_parameters(), lr=0.0, eps=EPS, probing=probing, **kwargs)
-    plus_minus = optimizer._losses(closure, 0)
+    plus_minus = tuple(optimizer.prober.sides(closure, 0, 0))
     optimizer.perturber.stop_watching(allow_unread=False)
     return plus_minus
 
@@ -98,7 +99,7 @@ def test_ctrl_c_during_the_pass_waits(probing: str, tmp_path) -> None:  # type: 
     reference = make_tiny("llama")
     twin = MeZO(reference.named_parameters(), lr=1e-3, probing=probing)
     twin.step(loss_closure(reference))
-    original, calls = optimizer.noise.__class__.add_, []
+    original, calls = Noise.add_, []
 
     def interrupting(self, *args, **kwargs):  # type: ignore[no-untyped-def]
         calls.append(1)
@@ -107,7 +108,7 @@ def test_ctrl_c_during_the_pass_waits(probing: str, tmp_path) -> None:  # type: 
         original(self, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(optimizer.noise.__class__, "add_", interrupting)
+        patch.setattr(Noise, "add_", interrupting)
         optimizer.step(closure)
     assert same(model, state(reference))  # the whole update was applied, not three tensors of it
     for _ in range(2):
@@ -175,10 +176,10 @@ def test_a_view_made_before_the_probe_falls_back_to_snapshot_and_is_reported() -
 
     optimizer = MeZO(model.named_parameters(), lr=0.0, eps=EPS, probing="streamed")
     with pytest.warns(UserWarning, match=r"head\.weight.*snapshot"):
-        got = optimizer._losses(closure_of(model), 0)
+        got = tuple(optimizer.prober.sides(closure_of(model), 0, 0))
     assert got == losses_by_hand(twin, closure_of(twin))
     assert same(model, state(Direct()))
-    assert optimizer._losses(closure_of(model), 0) == got  # and it stays right
+    assert tuple(optimizer.prober.sides(closure_of(model), 0, 0)) == got  # and it stays right
 
 
 @pytest.mark.parametrize("probing", ["streamed", "snapshot", "in_place"])
@@ -249,7 +250,7 @@ def test_a_pass_that_fails_half_way_is_undone(probing: str) -> None:
     optimizer = MeZO(model.named_parameters(), lr=0.0, probing=probing)
     closure, before = loss_closure(model), state(model)
     optimizer.step(closure)
-    kind, calls = type(optimizer.noise), []
+    kind, calls = Noise, []
     original = kind.combine
 
     def failing(self, *args, **kwargs):  # type: ignore[no-untyped-def]
@@ -275,7 +276,7 @@ def test_vmap_over_a_weight_is_seen() -> None:
 
     optimizer = MeZO(models[0].named_parameters(), lr=0.0, eps=EPS, probing="streamed")
     with pytest.warns(UserWarning, match="weight.*snapshot"):
-        got = optimizer._losses(closure_of(models[0]), 0)
+        got = tuple(optimizer.prober.sides(closure_of(models[0]), 0, 0))
     assert got == losses_by_hand(models[1], closure_of(models[1]))
 
 
@@ -349,4 +350,4 @@ def test_a_compiled_forward_is_right_or_refused(backend: str, probing: str) -> N
             MeZO(model.named_parameters(), lr=0.0, probing=probing).step(closure)
     if backend != "inductor" or probing == "snapshot":
         optimizer = MeZO(model.named_parameters(), lr=0.0, eps=EPS, probing=probing, allow_unread=True)
-        assert optimizer._losses(closure, 0) == pytest.approx(expected, rel=1e-6)
+        assert tuple(optimizer.prober.sides(closure, 0, 0)) == pytest.approx(expected, rel=1e-6)

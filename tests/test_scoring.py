@@ -146,8 +146,8 @@ def test_objectives_see_the_perturbed_weights(name: str, probing: str) -> None:
             ]
             return torch.stack(losses).mean()
 
-        expected = optimizer._losses(plain, 0)
-        got = optimizer._losses(lambda batch=batch: cross_entropy(model, batch), 0)
+        expected = tuple(optimizer.prober.sides(plain, 0, 0))
+        got = tuple(optimizer.prober.sides(lambda batch=batch: cross_entropy(model, batch), 0, 0))
         assert got == pytest.approx(expected, abs=5e-6)
         assert abs(expected[0] - expected[1]) > 1e-4
 

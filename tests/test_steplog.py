@@ -11,6 +11,7 @@ import torch
 
 from architectures import loss_closure, make_tiny, same, state
 from zerograd import LogError, MeZO, StepLog, replay
+from zerograd.noise import Noise
 from zerograd.steplog import SIZE
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -89,7 +90,7 @@ def test_ctrl_c_while_catching_up_counts_the_step(tmp_path: Path) -> None:
     _, history = run(path, 4)
     model = make_tiny("llama")
     optimizer = MeZO(model.named_parameters(), log=path, resume=True, **SETTINGS)
-    kind, calls = type(optimizer.noise), []
+    kind, calls = Noise, []
     original = kind.add_
 
     def interrupting(self, *args, **kwargs):  # type: ignore[no-untyped-def]

@@ -1,14 +1,14 @@
 """`MeZO`, the optimiser: probe (losses at theta +- eps z), then step (log the scalars, apply them)."""
 
-import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from zerograd.directions import Directions
 from zerograd.estimators import SPSA
 from zerograd.frozen import frozen_note
 from zerograd.groups import frozen_of, make_groups
@@ -16,11 +16,12 @@ from zerograd.interrupts import uninterrupted
 from zerograd.noise import Noise
 from zerograd.parameters import Parameters
 from zerograd.perturb import Perturber
+from zerograd.prober import Closure, Prober
 from zerograd.runlog import check_base, make_header
+from zerograd.scaling import Scaling
 from zerograd.steplog import MAX_GROUPS, LogError, Step, StepLog
-from zerograd.updates import sgd_
-
-Closure = Callable[[], torch.Tensor | float]
+from zerograd.updater import Updater
+from zerograd.updates import SGD, Update
 
 
 class NonFiniteLossError(RuntimeError):
@@ -28,7 +29,7 @@ class NonFiniteLossError(RuntimeError):
 
 
 class MeZO(torch.optim.Optimizer):
-    """Memory-efficient zeroth-order SGD (Algorithms 1 and 2 of arXiv 2305.17333) as a torch optimiser.
+    """Memory-efficient zeroth-order optimisation (Algorithms 1 and 2 of arXiv 2305.17333) as a torch optimiser.
 
     No gradient is computed and no buffer of the model's size is kept. Weights are never disturbed by probing (see
     `probing`), torch's random state is never touched, and with `log` the run can be rebuilt by `replay`.
@@ -41,11 +42,16 @@ class MeZO(torch.optim.Optimizer):
         params: `model.named_parameters()`, or parameter groups whose "params" are such (name, tensor) pairs. Tensors
             with requires_grad=False are left out. dtype float32, bfloat16 or float16.
         lr: Learning rate. Each group has its own "lr", which torch's schedulers may change.
-        eps: Perturbation scale.
-        n: Probes a step (n-SPSA); each costs two forward passes.
+        eps: Perturbation scale; None: 1e-3.
+        n: Probes a step (n-SPSA), each of two forward passes; None: 1.
+        estimator: Any of `zerograd.estimators` (or your own); None: `SPSA(eps, n)`.
+        update: Any of `zerograd.updates` (or your own); None: `SGD()`.
         weight_decay: Decoupled, on tensors of two or more dimensions (not on biases and norms). A group with its own
             "weight_decay" applies it to all its tensors.
         distribution: "gaussian", "rademacher" or "sphere".
+        rank: Rank of the directions of matrices; 0: full.
+        blocks: Blocks (layers; embeddings; the rest) that a probe moves, drawn anew for each; 0: all.
+        scaling: Scale directions by block (`zerograd.scaling.Scaling`).
         probing: "streamed", "snapshot", "in_place" or "auto"; see `zerograd.perturb`.
         seed: The run's seed, 64 bits.
         log: Path of the step log to write. FileExistsError if there is one, unless `resume`.
@@ -66,10 +72,15 @@ class MeZO(torch.optim.Optimizer):
         params: Iterable[Any],
         lr: float,
         *,
-        eps: float = 1e-3,
-        n: int = 1,
+        eps: float | None = None,
+        n: int | None = None,
+        estimator: SPSA | None = None,
+        update: Update | None = None,
         weight_decay: float = 0.0,
         distribution: str = "gaussian",
+        rank: int = 0,
+        blocks: int = 0,
+        scaling: Scaling | None = None,
         probing: str = "auto",
         seed: int = 0,
         log: str | Path | None = None,
@@ -81,8 +92,11 @@ class MeZO(torch.optim.Optimizer):
             raise ValueError(f"lr must be 0 or more, got {lr}")
         if weight_decay < 0:
             raise ValueError(f"weight_decay must be 0 or more, got {weight_decay}")
-        self.estimator = SPSA(eps, n)
-        self.noise = Noise(seed, distribution)
+        if estimator is None:
+            estimator = SPSA(1e-3 if eps is None else eps, 1 if n is None else n)
+        elif eps is not None or n is not None:
+            raise ValueError(f"eps and n are settings of the estimator, and {estimator} is given: set them there")
+        self.estimator = estimator
         params = list(params)
         groups = make_groups(params, weight_decay)
         if len(groups) > MAX_GROUPS:
@@ -93,12 +107,13 @@ class MeZO(torch.optim.Optimizer):
             for i, group in enumerate(self.param_groups)
             for name, tensor in zip(group["param_names"], group["params"], strict=True)
         )
-        self.perturber = Perturber(self.parameters, self.noise, probing)
+        directions = Directions(Noise(seed, distribution, rank), self.parameters, blocks, scaling)
+        self.perturber = Perturber(self.parameters, directions.noise, probing)
+        self.prober = Prober(self.perturber, directions, estimator, allow_unread)
         self.steps_done = 0
         self._weight_decay = [float(group["weight_decay"]) for group in self.param_groups]
+        self.updater = Updater(directions, SGD() if update is None else update, self._weight_decay)
         self._max_skipped, self._skipped = max_skipped, 0
-        self._allow_unread = allow_unread
-        self._plus, self._minus = [0.0] * n, [0.0] * n
         self._probed = False
         self.log = None if log is None else self._open_log(log, resume, frozen_note(frozen_of(params)))
 
@@ -123,7 +138,7 @@ class MeZO(torch.optim.Optimizer):
                 step = recorded
                 self._check_lr(step)
             else:
-                step = self._gather()
+                step = self.prober.gather(self.steps_done, self._lr())
             with uninterrupted():  # all of it or nothing, also when Ctrl-C is pressed
                 if recorded is None and self.log is not None:
                     self.log.append(step)
@@ -135,25 +150,20 @@ class MeZO(torch.optim.Optimizer):
         return loss
 
     def probe(self, closure: Closure) -> float:
-        """Add this closure's losses at theta +- eps z to the step's; call it again for the next micro-batch.
+        """Add this closure's losses along the probes to the step's; call it again for the next micro-batch.
 
         The losses of the micro-batches of a step are added, so divide each by their number for a mean, as with
         gradient accumulation elsewhere. The weights are left as they were.
 
         Returns:
-            The mean of the closure's losses on the two sides.
+            The mean of the closure's losses.
         """
         recorded = self._recorded()
         if recorded is not None:
             loss = recorded.mean_loss if not self._probed else 0.0
             self._probed = True
             return loss
-        losses = [self._losses(closure, j) for j in range(self.estimator.n)]
-        for j, (plus, minus) in enumerate(losses):
-            self._plus[j] += plus
-            self._minus[j] += minus
-        self._probed = True
-        return sum(plus + minus for plus, minus in losses) / (2 * len(losses))
+        return self.prober.probe(closure, self.steps_done)
 
     def fast_forward(self, steps: int) -> None:
         """Re-apply logged steps until `steps` steps are done. ValueError if the log is shorter."""
@@ -179,6 +189,11 @@ class MeZO(torch.optim.Optimizer):
             ValueError: There is a log, and it is at another step.
         """
         steps_done = int(state_dict.get("steps_done", self.steps_done))
+        if self.log is None and steps_done and (self.updater.update.window > 1 or self.updater.directions.scaling):
+            raise ValueError(
+                f"update {self.updater.update} with this scaling reads the steps before step {steps_done}, which this "
+                "state does not hold: keep a log (MeZO(..., log=path)) and resume it from the base weights"
+            )
         if self.log is not None and steps_done != self.steps_done:
             raise ValueError(
                 f"this state is of step {steps_done}, but the weights and the log are at step {self.steps_done}: start "
@@ -194,7 +209,7 @@ class MeZO(torch.optim.Optimizer):
         super().add_param_group(param_group)
 
     def _open_log(self, path: str | Path, resume: bool, frozen: dict[str, Any] | None) -> StepLog:
-        header = make_header(self.parameters, self.noise, self.estimator, self._weight_decay, frozen)
+        header = make_header(self.updater.directions, self.estimator, self.updater.update, self._weight_decay, frozen)
         if resume and Path(path).exists():
             log = StepLog.read(path)
             check_base(log, header)  # before the file is touched
@@ -209,12 +224,13 @@ class MeZO(torch.optim.Optimizer):
     def _apply(self, step: Step) -> None:
         """Update the weights and count the step; Ctrl-C cannot come between the two."""
         with uninterrupted():
-            sgd_(self.parameters, self.noise, step, self._weight_decay)
+            self.updater.apply(step)
             self.steps_done += 1
 
     def _lr(self) -> tuple[float, ...]:
         """The groups' learning rates as they are logged and applied."""
-        return tuple(float(np.float32(group["lr"])) for group in self.param_groups)
+        times = self.estimator.probes(self.steps_done) if self.estimator.lr_per_probe else 1
+        return tuple(float(np.float32(group["lr"] * times)) for group in self.param_groups)
 
     def _recorded(self) -> Step | None:
         """The logged step that is due, when a resumed run has not caught up with its log."""
@@ -225,50 +241,6 @@ class MeZO(torch.optim.Optimizer):
     def _probe_all(self, closure: Closure | Sequence[Closure]) -> float:
         return sum(self.probe(part) for part in (closure if isinstance(closure, Sequence) else [closure]))
 
-    def _losses(self, closure: Closure, probe: int) -> tuple[float, float]:
-        scale = self.noise.scale(
-            self.parameters.sizes, step=self.steps_done, probe=probe, device=self.parameters.device
-        )
-        c = float(np.float32(self.estimator.eps * scale))
-        if self.perturber.watching and self.perturber.probing != "streamed" and probe == 0:
-            with torch.no_grad(), self.perturber.watch():
-                closure()
-        with torch.no_grad(), self.perturber.session(self.steps_done, probe):
-            plus = self._loss(closure, c)
-            if self.perturber.watching and self.perturber.take_aliased():
-                plus = self._loss(closure, c)
-            return plus, self._loss(closure, -c)
-
-    def _loss(self, closure: Closure, c: float) -> float:
-        torch.clear_autocast_cache()  # an enclosing autocast would serve the other side's cast weights
-        state = torch.get_rng_state() if self.perturber.watching else None
-        with self.perturber.at(c):
-            loss = closure()
-        if state is not None and not torch.equal(state, torch.get_rng_state()):
-            warnings.warn(
-                "the closure drew random numbers (dropout?), which are different on the two sides of a probe and drown "
-                "the difference of the losses. Call model.eval() before training.",
-                stacklevel=4,
-            )
-        return _as_float(loss)
-
-    def _gather(self) -> Step:
-        if not self._probed:
-            raise RuntimeError("step() has nothing to apply: call probe(closure) first, or step(closure)")
-        if self.perturber.watching:
-            self.perturber.stop_watching(self._allow_unread)
-        f32 = np.float32
-        g = [self.estimator.projected_gradient(p, m) for p, m in zip(self._plus, self._minus, strict=True)]
-        losses = [(p + m) / 2 for p, m in zip(self._plus, self._minus, strict=True)]
-        skipped = not all(math.isfinite(f32(v)) for v in (*g, *losses))
-        return Step(
-            self.steps_done,
-            tuple(float(f32(v)) for v in g),
-            tuple(float(f32(v)) for v in losses),
-            self._lr(),
-            skipped,
-        )
-
     def _check_lr(self, step: Step) -> None:
         lr = self._lr()
         if lr != step.lr:
@@ -278,7 +250,7 @@ class MeZO(torch.optim.Optimizer):
             )
 
     def _clear(self) -> None:
-        self._plus, self._minus = [0.0] * self.estimator.n, [0.0] * self.estimator.n
+        self.prober.clear()
         self._probed = False
 
     def _count_skipped(self, step: Step) -> None:
@@ -291,16 +263,3 @@ class MeZO(torch.optim.Optimizer):
                 f"with a smaller learning rate (now {step.lr[0]:g}) or eps (now {self.estimator.eps:g}), or with "
                 f"bfloat16 or float32 weights (now {dtypes}), which have float32's range."
             )
-
-
-def _as_float(loss: torch.Tensor | float) -> float:
-    if isinstance(loss, torch.Tensor):
-        if loss.numel() != 1:
-            raise ValueError(f"the closure must return a scalar loss, got a tensor of shape {tuple(loss.shape)}")
-        if loss.dtype in (torch.float16, torch.bfloat16):
-            raise TypeError(
-                f"the closure returned a {loss.dtype} loss: the difference of two such losses is mostly rounding. "
-                "Compute the loss in float32, e.g. F.cross_entropy(logits.float(), labels)."
-            )
-        return float(loss.item())
-    return float(loss)

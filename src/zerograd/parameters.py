@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from zerograd.noise.directions import FLOAT_DTYPES
+from zerograd.noise.noise import FLOAT_DTYPES
 
 CHUNK = 1 << 26  # elements hashed at a time, so that a fingerprint needs no second copy of a large tensor
 

@@ -10,10 +10,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from zerograd.interrupts import uninterrupted
-from zerograd.noise import Noise
+from zerograd.noise import Noise, Terms
 from zerograd.parameters import Entry, Parameters
 from zerograd.reads import ProbeError, Reads, Scratch
 
@@ -51,18 +53,26 @@ class Perturber:
         self._copied = list(parameters.entries) if probing == "snapshot" else []
         self._copies: dict[Entry, torch.Tensor] = {}
         self._probe: tuple[int, int] = (0, 0)  # the (step, probe) of the open session
+        self._factors = np.ones(len(parameters.entries))
         self._written = False  # whether copied tensors may be off theta
         self._displaced: dict[Entry, float] = {}  # in place: how far along z each tensor has been moved
         self._aliased: set[Entry] = set()
         self._scratch = Scratch()
 
     @contextmanager
-    def session(self, step: int, probe: int) -> Iterator[None]:
-        """Brackets the forwards of one probe; on leaving it, however it is left, theta is back."""
+    def session(self, step: int, probe: int, factors: NDArray[np.float64] | None = None) -> Iterator[None]:
+        """Brackets the forwards of one probe; on leaving it, however it is left, theta is back.
+
+        Args:
+            step, probe: Which direction z.
+            factors: What z is multiplied with, for each tensor (0: it is not moved); None: 1 for all.
+        """
         self._probe = (step, probe)
+        self._factors = np.ones(len(self._parameters.entries)) if factors is None else factors
         try:
             for entry in self._copied:
-                self._copy(entry)
+                if self._moves(entry):
+                    self._copy(entry)
             yield
         finally:
             with uninterrupted():
@@ -121,12 +131,15 @@ class Perturber:
         self.watching = False
 
     def _mode(self, c: float | None) -> Reads:
-        step, probe = self._probe
         copied = set(self._copied)
-        entries = {key: e for key, e in self._parameters.by_id.items() if c is None or e not in copied}
+        entries = {
+            key: e
+            for key, e in self._parameters.by_id.items()
+            if c is None or (e not in copied and (self.watching or self._moves(e)))
+        }
 
         def perturb(entry: Entry, x: torch.Tensor, out: torch.Tensor, rows: torch.Tensor | None) -> None:
-            self._noise.combine(x, out, [c or 0.0], tensor=entry.index, step=step, probes=[probe], rows=rows)
+            self._noise.combine(x, out, self._along(entry, c or 0.0), tensor=entry.index, rows=rows)
 
         return Reads(
             entries,
@@ -136,6 +149,14 @@ class Perturber:
             aliased=self._aliased,
             spans=self._spans() if self.watching else None,
         )
+
+    def _moves(self, entry: Entry) -> bool:
+        """Whether the session's direction moves a tensor."""
+        return bool(self._factors[entry.index])
+
+    def _along(self, entry: Entry, c: float) -> Terms:
+        """c times the session's direction of a tensor."""
+        return Terms([self._probe], [float(np.float32(c * self._factors[entry.index]))])
 
     def _spans(self) -> list[tuple[int, int, Entry]]:
         tensors = [(e.tensor.data_ptr(), e) for e in self._parameters.entries if e.tensor.numel()]
@@ -148,27 +169,25 @@ class Perturber:
 
     def _move(self, c: float) -> None:
         """Put the tensors that are not streamed at theta + c z."""
-        step, probe = self._probe
-        if self.probing == "in_place":
-            for entry in self._parameters.entries:
+        for entry in self._parameters.entries if self.probing == "in_place" else ():
+            if self._moves(entry):
                 shift = c - self._displaced.get(entry, 0.0)
-                self._noise.add_(entry.tensor, [shift], tensor=entry.index, step=step, probes=[probe])
+                self._noise.add_(entry.tensor, self._along(entry, shift), tensor=entry.index)
                 self._displaced[entry] = c
-        for entry in self._copied:
+        for entry in filter(self._moves, self._copied):
             target, copy = entry.tensor.detach(), self._copies[entry]
             out = target if target.is_contiguous() else torch.empty_like(copy)
             self._written = True  # before the first byte: whatever fails from here on is undone
-            self._noise.combine(copy, out, [c], tensor=entry.index, step=step, probes=[probe])
+            self._noise.combine(copy, out, self._along(entry, c), tensor=entry.index)
             if out is not target:
                 target.copy_(out)
 
     def _restore(self) -> None:
-        step, probe = self._probe
         for entry, c in self._displaced.items():
             if c:
-                self._noise.add_(entry.tensor, [-c], tensor=entry.index, step=step, probes=[probe])
+                self._noise.add_(entry.tensor, self._along(entry, -c), tensor=entry.index)
         self._displaced.clear()
         if self._written:
-            for entry in self._copied:
+            for entry in filter(self._moves, self._copied):
                 entry.tensor.detach().copy_(self._copies[entry])
         self._written = False

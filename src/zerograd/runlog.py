@@ -7,24 +7,37 @@ from typing import Any
 
 import torch
 
+from zerograd.directions import Directions
 from zerograd.estimators import SPSA
 from zerograd.frozen import frozen_note
 from zerograd.noise import SPEC_VERSION, Noise
 from zerograd.parameters import Parameters
+from zerograd.scaling import Scaling
+from zerograd.specs import build, describe
 from zerograd.steplog import LogError, StepLog
-from zerograd.updates import sgd_
+from zerograd.updater import Updater
+from zerograd.updates import UPDATES, Update
 
 SETTINGS = ("noise", "estimator", "update", "groups")
 
 
 def make_header(
-    parameters: Parameters,
-    noise: Noise,
-    estimator: SPSA,
+    directions: Directions,
+    estimator: SPSA | dict[str, Any],
+    update: Update,
     weight_decay: list[float],
     frozen: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The header of a run's log; hashes the base weights (about a second per GB). `frozen`: as `frozen_note` says."""
+    """The header of a run's log; hashes the base weights (about a second per GB).
+
+    Args:
+        directions: The run's.
+        estimator: Its estimator, or the description of it in a log: replay needs none.
+        update: Its update.
+        weight_decay: Per parameter group.
+        frozen: As `frozen_note` says.
+    """
+    noise, parameters, scaling = directions.noise, directions.parameters, directions.scaling
     digests = [e.fingerprint() for e in parameters.entries]
     tensors = [
         {
@@ -37,9 +50,12 @@ def make_header(
         for e, digest in zip(parameters.entries, digests, strict=True)
     ]
     return {
-        "noise": {"spec": SPEC_VERSION, "distribution": noise.distribution, "seed": noise.seed},
-        "estimator": {"name": "spsa", "eps": estimator.eps, "n": estimator.n},
-        "update": {"name": "sgd"},
+        "noise": {"spec": SPEC_VERSION, "distribution": noise.distribution, "seed": noise.seed}
+        | ({"rank": noise.rank} if noise.rank else {})
+        | ({"blocks": directions.count} if directions.count else {})
+        | ({"scaling": describe(scaling)} if scaling is not None else {}),
+        "estimator": estimator if isinstance(estimator, dict) else describe(estimator),
+        "update": describe(update),
         "groups": [{"weight_decay": wd} for wd in weight_decay],
         "tensors": tensors,
         "fingerprint": hashlib.sha256("".join(digests).encode()).hexdigest(),
@@ -76,10 +92,10 @@ def check_base(log: StepLog, header: Mapping[str, Any]) -> None:
             f"({_described(header)}). Load the same base model, dtype and quantisation."
         )
     for key in SETTINGS:
-        if log.header[key] != header[key]:
+        if log.header.get(key) != header[key]:
             raise LogError(
-                f"{log.path} was written with {key} {log.header[key]}, this run asks for {header[key]}: a resumed run "
-                "must have the settings of the run it continues"
+                f"{log.path} was written with {key} {log.header.get(key)}, this run asks for {header[key]}: a resumed "
+                "run must have the settings of the run it continues"
             )
 
 
@@ -88,7 +104,11 @@ def _described(header: Mapping[str, Any]) -> str:
 
 
 def replay(
-    log: str | Path, model: torch.nn.Module | Iterable[tuple[str, torch.Tensor]], *, step: int | None = None
+    log: str | Path,
+    model: torch.nn.Module | Iterable[tuple[str, torch.Tensor]],
+    *,
+    step: int | None = None,
+    update: Update | None = None,
 ) -> StepLog:
     """Rebuild the weights of a run, in place, from its base weights and its log: no data and no forward pass.
 
@@ -96,36 +116,56 @@ def replay(
         log: The step log.
         model: The module (or named tensors) with the base weights, in the dtypes of the run.
         step: Stop after this many steps; None for all.
+        update: The run's update, where it is one of your own.
 
     Returns:
         The log that was read; `dropped_bytes` says whether an incomplete step at its end was left out.
 
     Raises:
-        LogError: The log is damaged, of another version, or belongs to other base weights, tuned or frozen.
+        LogError: The log is damaged, of another version, names no estimator or an update that is not known, or
+            belongs to other base weights, tuned or frozen.
         ValueError: The log has fewer than `step` steps.
     """
     read = StepLog.read(log)
     if read.header["noise"]["spec"] != SPEC_VERSION:
         theirs = read.header["noise"]["spec"]
         raise LogError(f"{log} uses noise specification {theirs}; this zerograd has {SPEC_VERSION}")
-    if read.header["estimator"]["name"] != "spsa" or read.header["update"]["name"] != "sgd":
-        names = read.header["estimator"]["name"], read.header["update"]["name"]
-        raise LogError(f"{log} uses estimator and update {names}, which this zerograd does not know")
     count = len(read.steps) if step is None else step
     if not 0 <= count <= len(read.steps):
         raise ValueError(f"cannot replay to step {step}: {log} holds {len(read.steps)} steps")
-    parameters = _find(read, model)
-    noise = Noise(read.header["noise"]["seed"], read.header["noise"]["distribution"])
+    directions = _directions(read, _find(read, model))
     weight_decay = [group["weight_decay"] for group in read.header["groups"]]
-    estimator = SPSA(read.header["estimator"]["eps"], read.header["estimator"]["n"])
+    updater = Updater(directions, _update(read) if update is None else update, weight_decay)
     frozen = None
     if isinstance(model, torch.nn.Module) and read.header.get("frozen") is not None:
         tuned = {t["name"] for t in read.header["tensors"]}
         frozen = frozen_note((name, t) for name, t in model.named_parameters() if name not in tuned)
-    check_base(read, make_header(parameters, noise, estimator, weight_decay, frozen))
+    check_base(read, make_header(directions, read.header["estimator"], updater.update, weight_decay, frozen))
     for logged in read.steps[:count]:
-        sgd_(parameters, noise, logged, weight_decay)
+        updater.apply(logged)
     return read
+
+
+def _directions(log: StepLog, parameters: Parameters) -> Directions:
+    noise = log.header["noise"]
+    scaling = build(noise["scaling"], {Scaling.name: Scaling}) if "scaling" in noise else None
+    made = Noise(noise["seed"], noise["distribution"], noise.get("rank", 0))
+    return Directions(made, parameters, noise.get("blocks", 0), scaling)
+
+
+def _update(log: StepLog) -> Update:
+    """The update that a log names."""
+    for part in ("estimator", "update"):
+        if not isinstance(log.header.get(part), dict) or "name" not in log.header[part]:
+            raise LogError(f"{log.path} does not name its {part}, and cannot be replayed")
+    try:
+        made: Update = build(log.header["update"], UPDATES)
+    except (KeyError, TypeError) as error:
+        raise LogError(
+            f"{log.path} uses update {log.header['update']}, which this zerograd does not know; if it is your own, "
+            "pass it: replay(log, model, update=...)"
+        ) from error
+    return made
 
 
 def _find(log: StepLog, model: torch.nn.Module | Iterable[tuple[str, torch.Tensor]]) -> Parameters:

@@ -20,7 +20,7 @@ FORMAT_VERSION = 1
 PREFIX = struct.Struct("<8sHHII")  # magic, format version, 0, bytes of the compressed header, its CRC-32
 RECORD = struct.Struct("<BBHIfff")  # kind, group, probe, step, g, loss, lr; a CRC-32 follows
 SIZE = RECORD.size + 4
-PROBE, GROUP_LR, SKIPPED = 1, 2, 3
+PROBE, GROUP_LR, SKIPPED, SCALE = 1, 2, 3, 4
 END_OF_STEP = 0x80
 ALL_GROUPS = 0xFF
 MAX_GROUPS = 255
@@ -40,6 +40,7 @@ class Step:
         loss: Mean of the two losses of each probe; float32 values.
         lr: Learning rate of each parameter group; float32 values.
         skipped: The loss was not finite and the weights were left alone.
+        d: Scale of each block, measured before this step; () where it was not.
     """
 
     number: int
@@ -47,6 +48,7 @@ class Step:
     loss: tuple[float, ...]
     lr: tuple[float, ...]
     skipped: bool = False
+    d: tuple[float, ...] = ()
 
     @property
     def mean_loss(self) -> float:
@@ -58,6 +60,7 @@ class Step:
         rows = []
         if len(set(self.lr)) > 1:
             rows = [(GROUP_LR, group, 0, self.number, 0.0, 0.0, lr) for group, lr in enumerate(self.lr)]
+        rows += [(SCALE, ALL_GROUPS, block, self.number, d, 0.0, self.lr[0]) for block, d in enumerate(self.d)]
         kind = SKIPPED if self.skipped else PROBE
         for probe, (g, loss) in enumerate(zip(self.g, self.loss, strict=True)):
             rows.append((kind, ALL_GROUPS, probe, self.number, g, loss, self.lr[0]))
@@ -214,7 +217,11 @@ def _read_steps(path: Path, data: bytes, start: int, crc: int, groups: int) -> t
 def _unpack(path: Path, number: int, rows: list[tuple[Any, ...]], groups: int) -> Step:
     g, losses, skipped = [], [], False
     lr: list[float] = []
+    d: list[float] = []
     for kind, group, _, _, grad, loss, rate in rows:
+        if kind & ~END_OF_STEP == SCALE:
+            d.append(grad)
+            continue
         if kind & ~END_OF_STEP == GROUP_LR:
             lr += [0.0] * (group + 1 - len(lr))
             lr[group] = rate
@@ -225,4 +232,4 @@ def _unpack(path: Path, number: int, rows: list[tuple[Any, ...]], groups: int) -
         g.append(grad)
         losses.append(loss)
         lr = lr or [rate] * groups
-    return Step(rows[-1][3], tuple(g), tuple(losses), tuple(lr), skipped)
+    return Step(rows[-1][3], tuple(g), tuple(losses), tuple(lr), skipped, tuple(d))

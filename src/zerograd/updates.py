@@ -1,38 +1,223 @@
-"""Updates: what the records of a step do to the weights. Training and replay call the same function."""
+"""Updates: how the gradient estimates of the last steps, remade from the log, move the weights.
 
-import numpy as np
+A new one is a frozen dataclass with a name and `weights`; see docs/methods.md.
+"""
 
-from zerograd.interrupts import uninterrupted
-from zerograd.noise import Noise
-from zerograd.parameters import Parameters
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
 from zerograd.steplog import Step
 
 
-def sgd_(parameters: Parameters, noise: Noise, step: Step, weight_decay: list[float]) -> None:
-    """theta <- (1 - lr wd) theta - lr (1/n) sum_j g_j z_j (ZO-SGD, Definition 2 of arXiv 2305.17333), in place.
+@dataclass(frozen=True)
+class Weights:
+    """How the estimates e_s of the last `len(first)` steps, oldest first, make the update theta -= lr * u.
 
-    Decay is decoupled from the gradient. Arithmetic is float32; 16-bit weights are rounded stochastically, because
-    to nearest an update of 1e-6 would be lost (3 % of it survives in bfloat16). Ctrl-C waits until the pass is over.
+    u = m = sum_s first_s e_s; with `second`, u = m / (sqrt(sum_s second_s e_s^2) + delta); with `sign`, u = sign(m).
+    """
+
+    first: list[float]
+    second: list[float] = field(default_factory=list)
+    delta: float = 0.0
+    sign: bool = False
+
+
+class Update(Protocol):
+    """What turns the history of a run into its next step.
+
+    `window` is how many of the last steps `weights` is shown at most (1: the step itself). It must depend on them
+    alone, and be the same on every machine: sums by `math.fsum`, no transcendental functions.
+    """
+
+    name: ClassVar[str]
+
+    @property
+    def window(self) -> int:
+        """Steps that `weights` wants to see."""
+        ...
+
+    def weights(self, steps: Sequence[Step]) -> Weights:
+        """The weights of the estimates of `steps`, oldest first; the last is the one to be taken."""
+        ...
+
+
+@dataclass(frozen=True)
+class SGD:
+    """theta -= lr e (ZO-SGD, Definition 2 of arXiv 2305.17333)."""
+
+    name: ClassVar[str] = "sgd"
+    window: ClassVar[int] = 1
+
+    def weights(self, steps: Sequence[Step]) -> Weights:
+        """The step itself."""
+        return Weights([1.0])
+
+
+@dataclass(frozen=True)
+class Sign:
+    """theta -= lr sign(e), element by element (ZO-signSGD, Liu et al., ICLR 2019)."""
+
+    name: ClassVar[str] = "sign"
+    window: ClassVar[int] = 1
+
+    def weights(self, steps: Sequence[Step]) -> Weights:
+        """The sign of the step."""
+        return Weights([1.0], sign=True)
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """theta -= lr e / s, s the standard deviation of the step's projected gradients about zero (FZOO, ICLR 2026).
+
+    The losses of a step deviate by eps s, so a step has the same length on steep and flat ground. It needs n > 1;
+    with n = 1 it is the sign of g.
+    """
+
+    name: ClassVar[str] = "normalised"
+    window: ClassVar[int] = 1
+
+    def weights(self, steps: Sequence[Step]) -> Weights:
+        """The step over the root mean square of its g."""
+        return Weights([_over_root(_mean_square(steps[-1]))])
+
+
+@dataclass(frozen=True)
+class ScalarMoment:
+    """theta -= lr e / sqrt(v), v one number: the moving mean of the squared projected gradients (MEAZO, 2605.03869).
 
     Args:
-        parameters: The trainable tensors.
-        noise: The run's directions.
-        step: Projected gradients and learning rates, as logged.
-        weight_decay: Per parameter group.
+        beta: Decay of v.
+        tolerance: Weights of v below this share are left out.
+
+    Raises:
+        ValueError: beta or tolerance outside (0, 1).
     """
-    if step.skipped:
-        return
-    numbers = list(range(len(step.g)))
-    scales = [noise.scale(parameters.sizes, step=step.number, probe=j, device=parameters.device) for j in numbers]
-    with uninterrupted():
-        for entry in parameters.entries:
-            lr = step.lr[entry.group]
-            noise.add_(
-                entry.tensor,
-                [float(np.float32(-lr * g / len(step.g) * s)) for g, s in zip(step.g, scales, strict=True)],
-                tensor=entry.index,
-                step=step.number,
-                probes=numbers,
-                keep=float(np.float32(1 - lr * weight_decay[entry.group])),
-                stochastic=True,
-            )
+
+    beta: float = 0.99
+    tolerance: float = 1e-3
+
+    name: ClassVar[str] = "scalar-moment"
+
+    def __post_init__(self) -> None:
+        window_of(self.beta, self.tolerance)
+
+    @property
+    def window(self) -> int:
+        """Steps behind which nothing counts."""
+        return window_of(self.beta, self.tolerance)
+
+    def weights(self, steps: Sequence[Step]) -> Weights:
+        """The step over the root of v."""
+        parts = [p * _mean_square(s) for p, s in zip(_averaging(self.beta, len(steps)), steps, strict=True)]
+        return Weights([_over_root(math.fsum(parts))])
+
+
+@dataclass(frozen=True)
+class Momentum:
+    """theta -= lr m, m = sum_i beta^i e_(t-i), from the last K steps of the log: no buffer (Appendix B.2).
+
+    Args:
+        beta: Decay.
+        tolerance: K is where beta^K falls to it.
+        stored: Keep m in a float32 buffer instead: one more copy of the trainable weights, no loop over K.
+
+    Raises:
+        ValueError: beta or tolerance outside (0, 1).
+    """
+
+    beta: float = 0.9
+    tolerance: float = 1e-3
+    stored: bool = False
+
+    name: ClassVar[str] = "momentum"
+
+    def __post_init__(self) -> None:
+        window_of(self.beta, self.tolerance)
+
+    @property
+    def window(self) -> int:
+        """K."""
+        return window_of(self.beta, self.tolerance)
+
+    def weights(self, steps: Sequence[Step]) -> Weights:
+        """Powers of beta."""
+        return Weights(_powers(self.beta, len(steps)))
+
+
+@dataclass(frozen=True)
+class Adam:
+    """theta -= lr m / (sqrt(v) + delta), bias-corrected, from the last K steps of the log: no buffers (Appendix B.2).
+
+    Args:
+        beta1: Decay of m.
+        beta2: Decay of v. K, and with it the time of an update, grows as 1 / (1 - beta2).
+        delta: Added to sqrt(v).
+        tolerance: K is where beta^K falls to it.
+        stored: Keep m and v in float32 buffers instead: two more copies of the trainable weights, no loop over K.
+
+    Raises:
+        ValueError: A beta or the tolerance outside (0, 1), or delta below 0.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.99
+    delta: float = 1e-8
+    tolerance: float = 1e-2
+    stored: bool = False
+
+    name: ClassVar[str] = "adam"
+
+    def __post_init__(self) -> None:
+        if not self.delta >= 0:
+            raise ValueError(f"delta must be 0 or more, got {self.delta}")
+        for beta in (self.beta1, self.beta2):
+            window_of(beta, self.tolerance)
+
+    @property
+    def window(self) -> int:
+        """K."""
+        return max(window_of(self.beta1, self.tolerance), window_of(self.beta2, self.tolerance))
+
+    def weights(self, steps: Sequence[Step]) -> Weights:
+        """Both moving means; weights of m beyond its own window are 0."""
+        k = len(steps)
+        near = min(k, window_of(self.beta1, self.tolerance))
+        first = [0.0] * (k - near) + _averaging(self.beta1, near)
+        return Weights(first, _averaging(self.beta2, k), self.delta)
+
+
+UPDATES: dict[str, type[Update]] = {u.name: u for u in (SGD, Sign, Normalised, ScalarMoment, Momentum, Adam)}
+
+
+def window_of(beta: float, tolerance: float) -> int:
+    """Smallest K with beta^K <= tolerance. ValueError for values outside (0, 1)."""
+    for name, value in (("beta", beta), ("tolerance", tolerance)):
+        if not 0 < value < 1:
+            raise ValueError(f"{name} must lie between 0 and 1, got {value}")
+    return math.ceil(math.log(tolerance) / math.log(beta) - 1e-9)
+
+
+def _powers(beta: float, count: int) -> list[float]:
+    """beta^(count - 1), ..., beta, 1, by multiplication: `pow` differs between machines."""
+    powers = [1.0]
+    while len(powers) < count:
+        powers.append(powers[-1] * beta)
+    return powers[::-1]
+
+
+def _averaging(beta: float, count: int) -> list[float]:
+    """The powers, scaled to the sum 1: a moving mean with its bias corrected."""
+    powers = _powers(beta, count)
+    total = math.fsum(powers)
+    return [p / total for p in powers]
+
+
+def _mean_square(step: Step) -> float:
+    return math.fsum(g * g for g in step.g) / len(step.g)
+
+
+def _over_root(square: float) -> float:
+    """1 / sqrt(square), and 0 where nothing moved."""
+    return 1 / math.sqrt(square) if square > 0 else 0.0

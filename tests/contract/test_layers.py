@@ -6,7 +6,22 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "zerograd"
 LAYERS = [
     {"noise", "interrupts", "files"},
-    {"parameters", "frozen", "reads", "perturb", "estimators", "steplog", "updates"},
+    {
+        "parameters",
+        "frozen",
+        "reads",
+        "perturb",
+        "blocks",
+        "scaling",
+        "directions",
+        "schedules",
+        "estimators",
+        "prober",
+        "steplog",
+        "updates",
+        "updater",
+        "specs",
+    },
     {"runlog", "base", "groups", "optimizer"},
     {
         "tasks",

@@ -1,15 +1,21 @@
 """Every back end gives the reference's bits: every dtype, distribution, offset and odd size."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from zerograd.noise import DISTRIBUTIONS, Noise, cpu, reference, torch_ops
+from zerograd.noise import DISTRIBUTIONS, Moments, Noise, Terms, cpu, reference, torch_ops
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SEED = 2**40 + 17
-WHERE = {"tensor": 7, "step": 3, "probes": [0, 5]}
-COEFFICIENTS = np.array([1e-3, -2e-3], np.float32)
+STEP, WHERE = 3, {"tensor": 7, "seed": SEED}
+TERMS = Terms([(STEP, 0), (STEP, 5)], [1e-3, -2e-3])
+AT, HISTORY = [(1, 0), (2, 0), (2, 1), (3, 0)], [0.5, -2.0, 1.0, 3e-2]  # three steps, the second with two probes
+ADAM = Terms(AT, HISTORY, Moments([1, 3, 4], [0.0, 0.4, 0.6], [0.2, 0.3, 0.5], -1e-3, 1e-8))
+SIGN = Terms(AT, HISTORY, Moments([1, 3, 4], [0.2, 0.3, 0.5], [], -1e-3))
+ONE = Terms([(2, 3)], [1e-3])
 
 
 def weights(numel: int, dtype: torch.dtype) -> torch.Tensor:
@@ -23,16 +29,14 @@ def weights(numel: int, dtype: torch.dtype) -> torch.Tensor:
     return x
 
 
-def expected(x: torch.Tensor, distribution: str, base: int, stochastic: bool) -> torch.Tensor:
+def expected(x: torch.Tensor, terms: Terms, distribution: str, base: int, stochastic: bool) -> torch.Tensor:
     total = reference.combine(
-        x.float().numpy(), COEFFICIENTS, np.float32(0.999), distribution, base, seed=SEED, **WHERE
+        x.float().numpy(), terms, np.float32(0.999), distribution, base, **WHERE
     )  # fmt: skip
     if x.dtype == torch.float32:
         return torch.from_numpy(total)
     first, last = base // reference.TILE, -(-(base + x.numel()) // reference.TILE)
-    tiles = [
-        reference.bits16(t, WHERE["tensor"], WHERE["step"], reference.ROUNDING_PROBE, SEED) for t in range(first, last)
-    ]
+    tiles = [reference.bits16(t, WHERE["tensor"], STEP, reference.ROUNDING_PROBE, SEED) for t in range(first, last)]
     bits = np.concatenate(tiles)[base - first * reference.TILE :][: x.numel()] if stochastic else None
     rounding = reference.round_bfloat16 if x.dtype == torch.bfloat16 else reference.round_float16
     return torch.from_numpy(rounding(total, bits).view(np.int16)).view(x.dtype)
@@ -49,14 +53,15 @@ def assert_same_bits(a: torch.Tensor, b: torch.Tensor) -> None:
 @pytest.mark.parametrize("distribution", ["gaussian", "rademacher"])
 @pytest.mark.parametrize("stochastic", [False, True], ids=["nearest", "stochastic"])
 @pytest.mark.parametrize(("numel", "base"), [(1, 0), (5, 4093), (12_345, 777)])
-def test_combine(backend, dtype, distribution, stochastic, numel, base) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("terms", [TERMS, ADAM, SIGN], ids=["sum", "adam", "sign"])
+def test_combine(backend, dtype, distribution, stochastic, numel, base, terms) -> None:  # type: ignore[no-untyped-def]
     x = weights(numel, dtype)
     out = torch.empty_like(x)
     backend.combine(
-        out, x, base=base, rows=None, distribution=distribution, seed=SEED, coefficients=COEFFICIENTS, keep=0.999,
-        stochastic=stochastic, **WHERE,
+        out, x, terms, base=base, rows=None, distribution=distribution, keep=0.999,
+        rounding=STEP if stochastic else None, **WHERE,
     )  # fmt: skip
-    assert_same_bits(out, expected(x, distribution, base, stochastic))
+    assert_same_bits(out, expected(x, terms, distribution, base, stochastic))
 
 
 @pytest.mark.parametrize("backend", [cpu, torch_ops], ids=["cpu", "torch_ops"])
@@ -65,9 +70,9 @@ def test_rows_are_the_rows_of_the_whole(backend, dtype) -> None:  # type: ignore
     x = weights(50 * 300, dtype).view(50, 300)
     rows = torch.tensor([49, 0, 17, 17])
     whole, some = torch.empty_like(x), torch.empty(4, 300, dtype=dtype)
-    fixed = {"distribution": "gaussian", "seed": SEED, "coefficients": COEFFICIENTS, "keep": 1.0, "stochastic": False}
+    fixed = {"distribution": "gaussian", "keep": 1.0, "rounding": None}
     for out, index in ((whole, None), (some, rows)):
-        backend.combine(out, x, base=0, rows=index, **fixed, **WHERE)
+        backend.combine(out, x, TERMS, base=0, rows=index, **fixed, **WHERE)
     assert_same_bits(some, whole[rows])
 
 
@@ -77,12 +82,12 @@ def test_rows_are_the_rows_of_the_whole(backend, dtype) -> None:  # type: ignore
 def test_any_number_of_threads_and_any_range(dtype: torch.dtype, threads: int, base: int) -> None:
     x = weights(300_001, dtype)
     noise, before = Noise(SEED), torch.get_num_threads()
-    whole = noise.combine(x, torch.empty_like(x), [1e-3], base=base, tensor=1, step=2, probes=[3])
+    whole = noise.combine(x, torch.empty_like(x), ONE, base=base, tensor=1)
     torch.set_num_threads(threads)
     try:
-        again = noise.combine(x, torch.empty_like(x), [1e-3], base=base, tensor=1, step=2, probes=[3])
+        again = noise.combine(x, torch.empty_like(x), ONE, base=base, tensor=1)
         part = x[70_001:200_000]
-        alone = noise.combine(part, torch.empty_like(part), [1e-3], base=base + 70_001, tensor=1, step=2, probes=[3])
+        alone = noise.combine(part, torch.empty_like(part), ONE, base=base + 70_001, tensor=1)
     finally:
         torch.set_num_threads(before)
     assert_same_bits(again, whole)
@@ -92,7 +97,7 @@ def test_any_number_of_threads_and_any_range(dtype: torch.dtype, threads: int, b
 def test_no_fused_multiply_add() -> None:
     """keep * x + c z must be rounded after the product and after the sum, on data where an FMA would differ."""
     x = weights(100_000, torch.float32)[8:]
-    out = Noise(SEED).combine(x, torch.empty_like(x), [1e-3], tensor=7, step=3, probes=[0], keep=0.999)
+    out = Noise(SEED).combine(x, torch.empty_like(x), Terms([(3, 0)], [1e-3]), tensor=7, keep=0.999)
     z = reference.z("gaussian", 0, x.numel(), tensor=7, step=3, probe=0, seed=SEED)
     product = x.double() * float(np.float32(0.999))  # exact in float64
     fused = (product + torch.from_numpy(np.float32(1e-3) * z).double()).float()
@@ -113,14 +118,14 @@ def test_stochastic_rounding_is_unbiased(dtype: torch.dtype) -> None:
     """An update 1,000 times smaller than the distance of two bfloat16 numbers arrives on average."""
     noise, numel = Noise(3), 1 << 20
     z = torch.zeros(numel)
-    noise.add_(z, [1.0], tensor=0, step=0, probes=[0])
+    noise.add_(z, Terms([(0, 0)], [1.0]), tensor=0)
     x = torch.full((numel,), 0.02).to(dtype)
     before = x.float()
-    noise.add_(x, [1e-7], tensor=0, step=0, probes=[0], stochastic=True)
+    noise.add_(x, Terms([(0, 0)], [1e-7]), tensor=0, rounding=0)
     moved = ((x.float() - before) * z).mean().item()
     assert abs(moved - 1e-7) < 2.2e-8  # five standard errors in bfloat16: sqrt(1.2e-4 * 1e-7 * E|z|^3 / numel) * 5
     nearest = before.to(dtype)
-    noise.add_(nearest, [1e-7], tensor=0, step=0, probes=[0])
+    noise.add_(nearest, Terms([(0, 0)], [1e-7]), tensor=0)
     assert dtype == torch.float16 or torch.equal(nearest.float(), before)  # to nearest, nothing arrives
 
 
@@ -133,3 +138,36 @@ def test_bad_seed(seed: int) -> None:
 def test_unknown_distribution() -> None:
     with pytest.raises(ValueError, match=f"uniform.*{DISTRIBUTIONS[0]}"):
         Noise(0, "uniform")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("terms", [TERMS, ADAM], ids=["sum", "adam"])
+@pytest.mark.parametrize("shape", [(7, 1300), (3000, 5, 70)], ids=str)  # one chunk of rows, and two
+def test_low_rank(dtype: torch.dtype, terms: Terms, shape: tuple[int, ...]) -> None:
+    """U V against the reference, bit for bit, whole and row by row."""
+    x = weights(math.prod(shape), dtype).view(shape)
+    noise, height, rank = Noise(SEED, rank=3), shape[0], 3
+    at = [
+        reference.low_rank_z("gaussian", height, x[0].numel(), rank, tensor=7, step=step, probe=probe, seed=SEED)
+        for step, probe in terms.at
+    ]
+    wanted = torch.from_numpy(x.float().numpy().reshape(-1) * np.float32(0.999) + reference.total(terms, at))
+    out = noise.combine(x, torch.empty_like(x), terms, tensor=7, keep=0.999)
+    assert_same_bits(out.view(-1), wanted.to(dtype))
+    rows = torch.tensor([height - 1, 0, 2, 2])
+    some = noise.combine(x, torch.empty(4, *shape[1:], dtype=dtype), terms, tensor=7, keep=0.999, rows=rows)
+    assert_same_bits(some, out[rows])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("backend", [cpu, torch_ops], ids=["cpu", "torch_ops"])
+def test_a_given_total(backend, dtype) -> None:  # type: ignore[no-untyped-def]
+    x, total = weights(12_345, dtype), 1e-3 * torch.randn(12_345, generator=torch.Generator().manual_seed(0))
+    out = torch.empty_like(x)
+    backend.combine(out, x, total, base=0, rows=None, distribution="gaussian", keep=0.999, rounding=None, **WHERE)
+    assert_same_bits(out, (x.float() * float(np.float32(0.999)) + total).to(dtype))
+
+
+def test_the_sphere_has_no_low_rank() -> None:
+    with pytest.raises(ValueError, match="low rank"):
+        Noise(0, "sphere", rank=2)

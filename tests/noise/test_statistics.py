@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from zerograd.noise import Noise
+from zerograd.noise import Noise, Terms
 
 N = 1 << 20
 SE = N**-0.5  # standard error of a mean of N values of variance 1
@@ -15,7 +15,7 @@ SE = N**-0.5  # standard error of a mean of N values of variance 1
 
 def draw(distribution: str, *, tensor: int = 0, step: int = 0, probe: int = 0, seed: int = 11) -> np.ndarray:
     x = torch.zeros(N)
-    Noise(seed, distribution).add_(x, [1.0], tensor=tensor, step=step, probes=[probe])
+    Noise(seed, distribution).add_(x, Terms([(step, probe)], [1.0]), tensor=tensor)
     return x.double().numpy()
 
 
@@ -61,11 +61,11 @@ def test_rounding_bits_are_not_the_direction() -> None:
 
 def test_sphere_has_norm_sqrt_d() -> None:
     sizes, noise = [5000, 17, 12_345], Noise(4, "sphere")
-    scale = noise.scale(sizes, step=6, probe=0, device=torch.device("cpu"))
+    scale = noise.scale(enumerate(sizes), step=6, probe=0, device=torch.device("cpu"))
     total = 0.0
     for i, size in enumerate(sizes):
         x = torch.zeros(size)
-        noise.add_(x, [scale], tensor=i, step=6, probes=[0])
+        noise.add_(x, Terms([(6, 0)], [scale]), tensor=i)
         total += float((x.double() ** 2).sum())
     assert abs(total / sum(sizes) - 1) < 1e-6
     assert scale != 1.0

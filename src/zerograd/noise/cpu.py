@@ -4,14 +4,17 @@ Numba never contracts a multiplication and an addition into one FMA unless told 
 """
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 from numba import njit
 from numpy.typing import NDArray
 
-from zerograd.noise.reference import ROUNDING_PROBE, SQUARE_UNIT, TILE
+from zerograd.noise.half import from_bfloat16, from_float16, to_bfloat16, to_float16
+from zerograd.noise.reference import MASK, ROUNDING_PROBE, SQUARE_UNIT, TILE
 from zerograd.noise.table import gaussian_table
+from zerograd.noise.terms import Moments, Terms
 from zerograd.noise.threads import parallel
 
 U32, U64, F32, I32 = np.uint32, np.uint64, np.float32, np.int32
@@ -20,8 +23,14 @@ KEY_STEP_0, KEY_STEP_1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
 LANES = 512  # 16-bit values lie in 8 rows of 512 lanes in a tile
 UNIT = 8 * TILE  # elements that are worth waking a thread for
 
+NONE = np.empty(0, np.float32)
 FLOAT32, BFLOAT16, FLOAT16 = 0, 1, 2
-GAUSSIAN, RADEMACHER = 0, 1
+GAUSSIAN, RADEMACHER, GIVEN = 0, 1, 2
+
+
+@njit(nogil=True, cache=True)
+def _words():
+    return np.empty((4, LANES), U32)
 
 
 @njit(nogil=True, cache=True)
@@ -69,15 +78,48 @@ def _rademacher_tile(total, words, c, add):
 
 
 @njit(nogil=True, cache=True)
-def _sum_tile(total, words, tile, kind, tensor, step, probes, coefficients, key0, key1, table):
-    """total = c_0 z_0 + c_1 z_1 + ... over one tile."""
-    for i in range(probes.size):
+def _sum_tile(total, words, tile, z, begin, end):
+    """total = c z + c z + ... over the terms [begin, end) of one tile."""
+    kind, key0, key1, tensor, steps, probes, factors, table = z
+    for i in range(begin, end):
         if kind == RADEMACHER:
-            _philox(words, 32, U32(tile * 32), tensor, step, probes[i], key0, key1)
-            _rademacher_tile(total, words, coefficients[i], i > 0)
+            _philox(words, 32, U32(tile * 32), tensor, steps[i], probes[i], key0, key1)
+            _rademacher_tile(total, words, factors[i], i > begin)
         else:
-            _philox(words, LANES, U32(tile * LANES), tensor, step, probes[i], key0, key1)
-            _gaussian_tile(total, words, coefficients[i], i > 0, table)
+            _philox(words, LANES, U32(tile * LANES), tensor, steps[i], probes[i], key0, key1)
+            _gaussian_tile(total, words, factors[i], i > begin, table)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _moments_tile(total, estimate, second, words, tile, z, moments):
+    """total = rate * m / (sqrt(v) + delta) or rate * sign(m), the moments of the groups of terms."""
+    ends, weights, squares, rate, delta = moments
+    begin = 0
+    for s in range(ends.size):
+        _sum_tile(estimate, words, tile, z, begin, ends[s])
+        begin, w = ends[s], weights[s]
+        for e in range(TILE):
+            total[e] = w * estimate[e] if s == 0 else total[e] + w * estimate[e]
+        if squares.size:
+            w = squares[s]
+            for e in range(TILE):
+                square = w * (estimate[e] * estimate[e])
+                second[e] = square if s == 0 else second[e] + square
+    if squares.size:
+        for e in range(TILE):
+            total[e] = rate * (total[e] / (np.sqrt(second[e]) + delta))
+    else:
+        for e in range(TILE):
+            total[e] = rate * np.sign(total[e])
+
+
+@njit(nogil=True, cache=True)
+def _total_tile(total, work, words, tile, z, moments):
+    """What is added to the weights of one tile."""
+    if moments[0].size:
+        _moments_tile(total, work[0], work[1], words, tile, z, moments)
+    else:
+        _sum_tile(total, words, tile, z, 0, z[4].size)
 
 
 @njit(nogil=True, cache=True)
@@ -88,65 +130,6 @@ def _bits16(bits, words):  # bits: (4096,) uint32, 16 random bits for each eleme
             bits[low + j] = words[w, j] & U32(0xFFFF)
         for j in range(LANES):
             bits[high + j] = words[w, j] >> U32(16)
-
-
-@njit(nogil=True, cache=True)
-def _to_bfloat16(out, at, values, n, draws, first, stochastic):
-    bits = values.view(U32)
-    for i in range(n):
-        u = bits[i]
-        r = (u + (draws[first + i] if stochastic else U32(0x7FFF) + ((u >> U32(16)) & U32(1)))) >> U32(16)
-        if (u & U32(0x7F800000)) == U32(0x7F800000):
-            r = u >> U32(16)
-            if u & U32(0x7FFFFF):
-                r |= U32(0x40)
-        out[at + i] = np.uint16(r)
-
-
-@njit(nogil=True, cache=True)
-def _to_float16(out, at, values, n, draws, first, stochastic):
-    bits = values.view(U32)
-    for i in range(n):
-        u = I32(bits[i] & U32(0x7FFFFFFF))
-        sign = I32((bits[i] >> U32(16)) & U32(0x8000))
-        exponent = u >> I32(23)
-        mantissa = (u & I32(0x7FFFFF)) | I32(0x800000)
-        shift = I32(13) + min(max(I32(113) - exponent, I32(0)), I32(18))
-        if stochastic:
-            draw = I32(draws[first + i])
-            draw = (draw << max(shift - I32(16), I32(0))) >> max(I32(16) - shift, I32(0))
-        else:
-            odd = (mantissa >> shift) & I32(1)
-            draw = (I32(1) << (shift - I32(1))) - I32(1) + odd
-        r = ((mantissa + draw) >> shift) + (max(exponent - I32(113), I32(0)) << I32(10))
-        r = min(r, I32(0x7C00))
-        if exponent == I32(255):
-            r = I32(0x7E00) if u & I32(0x7FFFFF) else I32(0x7C00)
-        out[at + i] = np.uint16(r | sign)
-
-
-@njit(nogil=True, cache=True)
-def _from_bfloat16(values, x, at, n):
-    bits = values.view(U32)
-    for i in range(n):
-        bits[i] = U32(x[at + i]) << U32(16)
-
-
-@njit(nogil=True, cache=True)
-def _from_float16(values, x, at, n):
-    bits = values.view(U32)
-    for i in range(n):
-        h = U32(x[at + i])
-        u = (h & U32(0x7FFF)) << U32(13)
-        exponent = u & U32(0x0F800000)
-        if exponent == U32(0x0F800000):  # infinity and NaN
-            bits[i] = u + U32(0x70000000)
-        elif exponent == U32(0):  # subnormal: 2^-14 (1 + m) - 2^-14, exact and free of float32 subnormals
-            bits[i] = u + U32(0x38800000)
-            values[i] -= F32(2.0**-14)
-        else:
-            bits[i] = u + U32(0x38000000)
-        bits[i] |= (h & U32(0x8000)) << U32(16)
 
 
 @njit(nogil=True, cache=True)
@@ -161,22 +144,25 @@ def _whole_tile32(out, x, start, words, c, keep, table):
 
 
 @njit(nogil=True, cache=True)
-def _range32(
-    out, x, lo, hi, base, kind, key0, key1, tensor, step, probes, coefficients, keep, stochastic, dtype, table
-):
+def _range32(out, x, lo, hi, base, z, moments, given, keep, stochastic, rounding, dtype):
     """Local elements [lo, hi) of float32 arrays; `base` is the tensor's element number of local element 0."""
-    total, words = np.empty(TILE, F32), np.empty((4, LANES), U32)
+    total, work, words = np.empty(TILE, F32), np.empty((2, TILE if moments[0].size else 0), F32), _words()
+    kind, key0, key1, tensor, steps, probes, factors, table = z
+    single = kind == GAUSSIAN and steps.size == 1 and not moments[0].size
     for tile in range((base + lo) // TILE, (base + hi + TILE - 1) // TILE):
         start = tile * TILE - base
-        if kind == GAUSSIAN and probes.size == 1 and start >= lo and start + TILE <= hi:
-            _philox(words, LANES, U32(tile * LANES), tensor, step, probes[0], key0, key1)
-            _whole_tile32(out, x, start, words, coefficients[0], keep, table)
+        if single and start >= lo and start + TILE <= hi:
+            _philox(words, LANES, U32(tile * LANES), tensor, steps[0], probes[0], key0, key1)
+            _whole_tile32(out, x, start, words, factors[0], keep, table)
             continue
-        _sum_tile(total, words, tile, kind, tensor, step, probes, coefficients, key0, key1, table)
-        a, b = max(tile * TILE - base, lo), min((tile + 1) * TILE - base, hi)
-        first = base + a - tile * TILE
-        for i in range(b - a):
-            out[a + i] = x[a + i] * keep + total[first + i]
+        a, b = max(start, lo), min(start + TILE, hi)
+        if kind == GIVEN:
+            for i in range(a, b):
+                out[i] = x[i] * keep + given[i]
+            continue
+        _total_tile(total, work, words, tile, z, moments)
+        for i in range(a, b):
+            out[i] = x[i] * keep + total[i - start]
 
 
 @njit(nogil=True, cache=True)
@@ -185,65 +171,67 @@ def _whole_tile16(out, x, start, words, bits, c, keep, stochastic, dtype, table,
     for row in range(8):
         w, shift, at = row >> 1, U32(16 * (row & 1)), start + row * LANES
         if dtype == BFLOAT16:
-            _from_bfloat16(values, x, at, LANES)
+            from_bfloat16(values, x, at, LANES)
         else:
-            _from_float16(values, x, at, LANES)
+            from_float16(values, x, at, LANES)
         for j in range(LANES):
             values[j] = values[j] * keep + c * table[(words[w, j] >> shift) & U32(0xFFFF)]
         if stochastic:
             for j in range(LANES):
                 draws[j] = (bits[w, j] >> shift) & U32(0xFFFF)
         if dtype == BFLOAT16:
-            _to_bfloat16(out, at, values, LANES, draws, 0, stochastic)
+            to_bfloat16(out, at, values, LANES, draws, 0, stochastic)
         else:
-            _to_float16(out, at, values, LANES, draws, 0, stochastic)
+            to_float16(out, at, values, LANES, draws, 0, stochastic)
 
 
 @njit(nogil=True, cache=True)
-def _range16(
-    out, x, lo, hi, base, kind, key0, key1, tensor, step, probes, coefficients, keep, stochastic, dtype, table
-):
+def _range16(out, x, lo, hi, base, z, moments, given, keep, stochastic, rounding, dtype):
     """The same for 16-bit floats held as uint16: float32 arithmetic, one rounding at the end."""
-    total, values = np.empty(TILE, F32), np.empty(TILE, F32)
-    words, draws, bits = np.empty((4, LANES), U32), np.empty(TILE, U32), np.empty((4, LANES), U32)
+    total, values, work = np.empty(TILE, F32), np.empty(TILE, F32), np.empty((2, TILE if moments[0].size else 0), F32)
+    words, draws, bits = _words(), np.empty(TILE, U32), _words()
+    kind, key0, key1, tensor, steps, probes, factors, table = z
+    single = kind == GAUSSIAN and steps.size == 1 and not moments[0].size
     for tile in range((base + lo) // TILE, (base + hi + TILE - 1) // TILE):
         start = tile * TILE - base
-        if kind == GAUSSIAN and probes.size == 1 and start >= lo and start + TILE <= hi:
-            _philox(words, LANES, U32(tile * LANES), tensor, step, probes[0], key0, key1)
-            if stochastic:
-                _philox(bits, LANES, U32(tile * LANES), tensor, step, U32(ROUNDING_PROBE), key0, key1)
-            _whole_tile16(out, x, start, words, bits, coefficients[0], keep, stochastic, dtype, table, values, draws)
+        if stochastic:
+            _philox(bits, LANES, U32(tile * LANES), tensor, rounding, U32(ROUNDING_PROBE), key0, key1)
+        if single and start >= lo and start + TILE <= hi:
+            _philox(words, LANES, U32(tile * LANES), tensor, steps[0], probes[0], key0, key1)
+            _whole_tile16(out, x, start, words, bits, factors[0], keep, stochastic, dtype, table, values, draws)
             continue
-        _sum_tile(total, words, tile, kind, tensor, step, probes, coefficients, key0, key1, table)
-        a, b = max(tile * TILE - base, lo), min((tile + 1) * TILE - base, hi)
-        first, n = base + a - tile * TILE, b - a
-        if dtype == BFLOAT16:
-            _from_bfloat16(values, x, a, n)
+        a, b = max(start, lo), min(start + TILE, hi)
+        first, n = a - start, b - a
+        if kind == GIVEN:
+            total[first : first + n] = given[a:b]
         else:
-            _from_float16(values, x, a, n)
+            _total_tile(total, work, words, tile, z, moments)
+        if dtype == BFLOAT16:
+            from_bfloat16(values, x, a, n)
+        else:
+            from_float16(values, x, a, n)
         for i in range(n):
             values[i] = values[i] * keep + total[first + i]
         if stochastic:
-            _philox(words, LANES, U32(tile * LANES), tensor, step, U32(ROUNDING_PROBE), key0, key1)
-            _bits16(draws, words)
+            _bits16(draws, bits)
         if dtype == BFLOAT16:
-            _to_bfloat16(out, a, values, n, draws, first, stochastic)
+            to_bfloat16(out, a, values, n, draws, first, stochastic)
         else:
-            _to_float16(out, a, values, n, draws, first, stochastic)
+            to_float16(out, a, values, n, draws, first, stochastic)
 
 
 @njit(nogil=True, cache=True)
-def _rows32(out, x, index, lo, hi, width, fixed):
+def _rows32(out, x, index, lo, hi, width, z, moments, given, keep, stochastic, rounding, dtype):
     for r in range(lo, hi):
-        at = index[r] * width
-        _range32(out[r * width : (r + 1) * width], x[at : at + width], 0, width, at, *fixed)
+        at, o, rest = index[r] * width, out[r * width : (r + 1) * width], (keep, stochastic, rounding, dtype)
+        _range32(o, x[at : at + width], 0, width, at, z, moments, given, *rest)
 
 
 @njit(nogil=True, cache=True)
-def _rows16(out, x, index, lo, hi, width, fixed):
+def _rows16(out, x, index, lo, hi, width, z, moments, given, keep, stochastic, rounding, dtype):
     for r in range(lo, hi):
-        at = index[r] * width
-        _range16(out[r * width : (r + 1) * width], x[at : at + width], 0, width, at, *fixed)
+        at, o, rest = index[r] * width, out[r * width : (r + 1) * width], (keep, stochastic, rounding, dtype)
+        _range16(o, x[at : at + width], 0, width, at, z, moments, given, *rest)
 
 
 @njit(nogil=True, cache=True)
@@ -268,29 +256,30 @@ def _flat(t: torch.Tensor) -> tuple[NDArray[np.generic], int]:
 def combine(
     out: torch.Tensor,
     x: torch.Tensor,
+    terms: Terms | torch.Tensor,
     *,
     base: int,
     rows: torch.Tensor | None,
     distribution: str,
     seed: int,
     tensor: int,
-    step: int,
-    probes: list[int],
-    coefficients: NDArray[np.float32],
     keep: float,
-    stochastic: bool,
+    rounding: int | None,
 ) -> None:
-    """out = keep * x + sum_i c_i z_i; see `zerograd.noise.Noise.combine`."""
+    """out = keep * x + terms; see `zerograd.noise.Noise.combine`. A tensor of terms: float32, the size of `out`."""
     (o, dtype), (source, _) = _flat(out), _flat(x)
+    given = NONE if isinstance(terms, Terms) else terms.view(-1).numpy()
+    kind = GIVEN if given is not NONE else RADEMACHER if distribution == "rademacher" else GAUSSIAN
+    key = [U32(v & MASK) for v in (seed, seed >> 32, tensor)]
+    terms = terms if isinstance(terms, Terms) else Terms((), ())
     fixed = (
-        RADEMACHER if distribution == "rademacher" else GAUSSIAN,
-        *(U32(v & 0xFFFFFFFF) for v in (seed, seed >> 32, tensor, step)),
-        np.array(probes, U32),
-        coefficients,
+        (kind, *key, terms.steps, terms.probes, terms.factors, gaussian_table()),
+        _moments(terms.moments),
+        given,
         F32(keep),
-        stochastic,
+        rounding is not None,
+        U32((rounding or 0) & MASK),
         dtype,
-        gaussian_table(),
     )
     if rows is None:
         whole = _range32 if dtype == FLOAT32 else _range16
@@ -298,7 +287,14 @@ def combine(
     elif len(rows):
         index, width = rows.numpy(), o.size // len(rows)
         some = _rows32 if dtype == FLOAT32 else _rows16
-        parallel(lambda _, lo, hi: some(o, source, index, lo, hi, width, fixed), len(rows), 16)
+        parallel(lambda _, lo, hi: some(o, source, index, lo, hi, width, *fixed), len(rows), 16)
+
+
+def _moments(m: Moments | None) -> tuple[Any, ...]:
+    """As the kernels take them; no group where the terms are summed."""
+    if m is None:
+        return np.empty(0, np.int64), NONE, NONE, F32(0), F32(0)
+    return (np.array(m.ends, np.int64), np.array(m.first, F32), np.array(m.second, F32), F32(m.rate), F32(m.delta))
 
 
 @cache

@@ -5,12 +5,16 @@ A direction z is a pure function of (seed, distribution, step, probe, tensor, el
 (block, tensor, step, probe). A tile is 4,096 consecutive elements. `docs/noise.md` states the same in words.
 """
 
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zerograd.noise.table import gaussian_table
+from zerograd.noise.terms import Terms
 
 SPEC_VERSION = 1
 TILE = 4096  # elements a tile
@@ -63,24 +67,48 @@ def squared_norm(numel: int, *, tensor: int, step: int, probe: int, seed: int) -
     return int(np.floor(values * values / SQUARE_UNIT).astype(np.int64).sum())
 
 
+def low_rank_z(
+    distribution: str, rows: int, columns: int, rank: int, *, tensor: int, step: int, probe: int, seed: int
+) -> NDArray[np.float32]:
+    """U V of a matrix, before its factor 1 / sqrt(rank): U and V are the first elements of the tensor's direction."""
+    z_ = z(distribution, 0, (rows + columns) * rank, tensor=tensor, step=step, probe=probe, seed=seed)
+    u, v = z_[: rows * rank].reshape(rows, rank), z_[rows * rank :].reshape(rank, columns)
+    total = u[:, :1] * v[0]
+    for k in range(1, rank):
+        total = total + u[:, k : k + 1] * v[k]
+    return total.reshape(-1)
+
+
+def total(terms: Terms, directions: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """What terms add to the weights: float32, every operation rounded once, sums from left to right."""
+    products = [c * z_ for c, z_ in zip(terms.factors, directions, strict=True)]
+    if terms.moments is None:
+        return reduce(add, products)
+    m, f32 = terms.moments, np.float32
+    estimates = [reduce(add, products[i:j]) for i, j in zip((0, *m.ends), m.ends, strict=False)]
+    first = reduce(add, [f32(w) * e for w, e in zip(m.first, estimates, strict=True)])
+    if not m.second:
+        return f32(m.rate) * np.sign(first)
+    second = reduce(add, [f32(w) * (e * e) for w, e in zip(m.second, estimates, strict=True)])
+    return f32(m.rate) * (first / (np.sqrt(second) + f32(m.delta)))
+
+
 def combine(
     x: NDArray[np.float32],
-    coefficients: NDArray[np.float32],
+    terms: Terms,
     keep: np.float32,
     distribution: str,
     start: int,
     *,
     tensor: int,
-    step: int,
-    probes: list[int],
     seed: int,
 ) -> NDArray[np.float32]:
-    """`keep * x + (c_0 z_0 + c_1 z_1 + ...)` in float32, every product and sum rounded once, in this order."""
-    total = np.zeros_like(x)
-    for i, (c, probe) in enumerate(zip(coefficients, probes, strict=True)):
-        product = c * z(distribution, start, start + x.size, tensor=tensor, step=step, probe=probe, seed=seed)
-        total = product if i == 0 else total + product
-    return (x * keep + total).astype(np.float32)
+    """`keep * x + total`, for elements from `start` on."""
+    at = [
+        z(distribution, start, start + x.size, tensor=tensor, step=step, probe=probe, seed=seed)
+        for step, probe in terms.at
+    ]
+    return (x * keep + total(terms, at)).astype(np.float32)
 
 
 def round_bfloat16(x: NDArray[np.float32], bits: NDArray[np.uint64] | None) -> NDArray[np.uint16]:

@@ -4,14 +4,15 @@ Bit-equal to `reference` wherever the device rounds float32 products and sums as
 small launches per chunk and some 40 bytes of temporaries an element of the chunk, so it is the slow, portable back end.
 """
 
+from collections.abc import Callable
 from functools import cache, partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from zerograd.noise.reference import ROUNDING_PROBE, SQUARE_UNIT, TILE
 from zerograd.noise.table import gaussian_table
+from zerograd.noise.terms import Terms
 
 CHUNK = 256  # tiles at a time: 1,048,576 elements
 MASK = 0xFFFFFFFF
@@ -79,41 +80,72 @@ def _stochastic(x: torch.Tensor, bits: torch.Tensor, dtype: torch.dtype) -> torc
 def combine(
     out: torch.Tensor,
     x: torch.Tensor,
+    terms: Terms | torch.Tensor,
     *,
     base: int,
     rows: torch.Tensor | None,
     distribution: str,
     seed: int,
     tensor: int,
-    step: int,
-    probes: list[int],
-    coefficients: NDArray[np.float32],
     keep: float,
-    stochastic: bool,
+    rounding: int | None,
 ) -> None:
-    """out = keep * x + sum_i c_i z_i; see `zerograd.noise.Noise.combine`."""
+    """out = keep * x + terms; see `zerograd.noise.Noise.combine`. A tensor of terms: float32, the size of `out`."""
     if rows is not None:
-        one = partial(combine, rows=None, distribution=distribution, seed=seed, tensor=tensor, step=step, probes=probes)
+        one = partial(combine, rows=None, distribution=distribution, seed=seed, tensor=tensor, keep=keep)
         for i, row in enumerate(rows.tolist()):
-            at = row * x[0].numel()
-            one(out[i], x[row], base=at, coefficients=coefficients, keep=keep, stochastic=stochastic)
+            one(out[i], x[row], terms, base=row * x[0].numel(), rounding=rounding)
         return
     flat_out, flat_x = out.detach().view(-1), x.detach().view(-1)
     stop = base + flat_x.numel()
     for first in range(base // TILE, -(-stop // TILE), CHUNK):
         a, b = max(first * TILE, base), min((first + CHUNK) * TILE, stop)
         part, at = slice(a - base, b - base), slice(a - first * TILE, b - first * TILE)
-        where = (first, -(-b // TILE) - first, tensor, step)
-        total = torch.zeros(b - a, device=x.device)
-        for i, (probe, c) in enumerate(zip(probes, coefficients, strict=True)):
-            product = _z(distribution, *where, probe, seed, x.device)[at] * float(c)
-            total = product if i == 0 else total + product
+        tiles = (first, -(-b // TILE) - first, tensor)
+
+        def z(step: int, probe: int, tiles: tuple[int, int, int] = tiles, at: slice = at) -> torch.Tensor:
+            return _z(distribution, *tiles, step, probe, seed, x.device)[at]
+
+        total = total_of(terms, z) if isinstance(terms, Terms) else terms.view(-1)[part]
         value = flat_x[part].float() * float(np.float32(keep)) + total
-        if stochastic and x.dtype != torch.float32:
-            bits = _bits16(*where, ROUNDING_PROBE, seed, x.device)[at]
-            flat_out[part] = _stochastic(value, bits, x.dtype)
+        if rounding is not None and x.dtype != torch.float32:
+            flat_out[part] = _stochastic(value, _bits16(*tiles, rounding, ROUNDING_PROBE, seed, x.device)[at], x.dtype)
         else:
             flat_out[part] = value.to(x.dtype)
+
+
+def total_of(terms: Terms, z: Callable[[int, int], torch.Tensor]) -> torch.Tensor:
+    """What terms add to the weights, float32, of directions (or the same part of each) that `z(step, probe)` makes."""
+    terms = Terms(list(zip(terms.steps.tolist(), terms.probes.tolist(), strict=True)), terms.factors, terms.moments)
+    factors = terms.factors.tolist()
+    if terms.moments is None:
+        return _sum(terms, factors, z, 0, len(factors))
+    m, begin = terms.moments, 0
+    first, second = (np.array(weights, np.float32).tolist() for weights in (m.first, m.second))
+    total = square = torch.zeros(())
+    for s, end in enumerate(m.ends):
+        estimate = _sum(terms, factors, z, begin, end)
+        begin = end
+        total = estimate * first[s] if s == 0 else total + estimate * first[s]
+        if second:
+            estimate = estimate * estimate * second[s]
+            square = estimate if s == 0 else square + estimate
+    total = total / (root(square) + float(np.float32(m.delta))) if second else total.sign()
+    return total * float(np.float32(m.rate))
+
+
+def root(x: torch.Tensor) -> torch.Tensor:
+    """The float32 square root, correctly rounded: PyTorch's own is an ulp off in a fifth of cases on some CPUs."""
+    return x.double().sqrt_().float()
+
+
+def _sum(
+    terms: Terms, factors: list[float], z: Callable[[int, int], torch.Tensor], begin: int, end: int
+) -> torch.Tensor:
+    total = z(*terms.at[begin]) * factors[begin]
+    for at, c in zip(terms.at[begin + 1 : end], factors[begin + 1 : end], strict=True):
+        total = total + z(*at) * c
+    return total
 
 
 def squared_norm(numel: int, *, seed: int, tensor: int, step: int, probe: int, device: torch.device) -> int:

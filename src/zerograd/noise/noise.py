@@ -1,0 +1,159 @@
+"""`Noise`: what the rest of the package may ask of the noise specification, on any device.
+
+A back end is a module with `combine` and `squared_norm`; the device decides which one runs and nothing else does.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+import torch
+
+from zerograd.noise import cpu, torch_ops
+from zerograd.noise.low_rank import combine_low_rank
+from zerograd.noise.reference import DISTRIBUTIONS, SQUARE_UNIT
+from zerograd.noise.terms import Terms
+
+FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def _backend(device: torch.device) -> ModuleType:
+    return cpu if device.type == "cpu" else torch_ops
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A pure function z(seed, step, probe, tensor, element) and the two passes over memory that use it.
+
+    Args:
+        seed: The run's seed, 64 bits: the Philox key.
+        distribution: "gaussian" (65,536 quantiles, variance 1), "rademacher" (+1 or -1) or "sphere" (the Gaussian
+            scaled to the norm sqrt(d), d the number of all trainable elements; Section 4 of arXiv 2305.17333).
+        rank: Rank of the direction of a tensor of two or more dimensions (LOZO, arXiv 2410.07698); 0: full.
+
+    Raises:
+        ValueError: Unknown distribution, a seed that is no 64-bit unsigned integer, or a rank that cannot be.
+    """
+
+    seed: int
+    distribution: str = "gaussian"
+    rank: int = 0
+
+    def __post_init__(self) -> None:
+        if self.distribution not in DISTRIBUTIONS:
+            raise ValueError(f"unknown distribution {self.distribution!r}; choose one of {', '.join(DISTRIBUTIONS)}")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed {self.seed} is not in 0 .. 2**64 - 1")
+        if self.rank < 0:
+            raise ValueError(f"rank must be 0 (full) or more, got {self.rank}")
+        if self.rank and self.distribution == "sphere":
+            raise ValueError("directions of low rank are gaussian or rademacher; the sphere is of full rank (rank=0)")
+
+    def combine(
+        self,
+        x: torch.Tensor,
+        out: torch.Tensor,
+        terms: Terms,
+        *,
+        tensor: int,
+        base: int = 0,
+        rows: torch.Tensor | None = None,
+        keep: float = 1.0,
+        rounding: int | None = None,
+    ) -> torch.Tensor:
+        """out = keep * x + terms, in float32, rounded to the dtype of `x` once.
+
+        Args:
+            x: Elements [base, base + x.numel()) of the tensor, contiguous; float32, bfloat16 or float16. With `rank`
+                and two or more dimensions it is the whole tensor.
+            out: Same dtype and device, contiguous; the shape of `x` (it may be `x` itself), or of `x[rows]`.
+            terms: What is added.
+            tensor: The tensor's number in the run.
+            rows: int64 indices along the first dimension of `x` (then the whole tensor): compute these rows only.
+            keep: What is kept of x (1 - lr * weight_decay in an update).
+            rounding: Round 16-bit results up with the probability of the part cut off, by this step's bits of the
+                same generator, so that small updates survive on average; None rounds to nearest even.
+
+        Returns:
+            `out`.
+        """
+        if self.rank and x.dim() > 1 and x.numel():
+            self._combine_low_rank(x, out, terms, tensor, rows, keep, rounding)
+        else:
+            self._pass(out, x, terms, tensor=tensor, base=base, rows=rows, keep=keep, rounding=rounding)
+        return out
+
+    def add_(
+        self, x: torch.Tensor, terms: Terms, *, tensor: int, keep: float = 1.0, rounding: int | None = None
+    ) -> None:
+        """x <- keep * x + terms in place, whatever the memory layout of `x`; arguments as in `combine`."""
+        target = x.detach()
+        dense = target.contiguous()
+        self.combine(dense, dense, terms, tensor=tensor, keep=keep, rounding=rounding)
+        if dense.data_ptr() != target.data_ptr():
+            target.copy_(dense)
+
+    def add_given_(
+        self, x: torch.Tensor, total: torch.Tensor, *, tensor: int, keep: float = 1.0, rounding: int | None = None
+    ) -> None:
+        """x <- keep * x + total in place, `total` float32 of the size of `x`, rounded as in `combine`."""
+        target = x.detach()
+        dense = target.contiguous()
+        self._pass(
+            dense, dense, total.contiguous(), tensor=tensor, base=0, rows=None, keep=keep, rounding=rounding
+        )  # fmt: skip
+        if dense.data_ptr() != target.data_ptr():
+            target.copy_(dense)
+
+    def scale(self, sizes: Iterable[tuple[int, int]], *, step: int, probe: int, device: torch.device) -> float:
+        """What the values of `combine` must be multiplied with: 1, and sqrt(d / |g|^2) for the sphere.
+
+        The squared norm is a sum of integers, so that it has the same bits in every order of summation.
+
+        Args:
+            sizes: (number, elements) of each tensor that is moved; d is the sum of the elements.
+        """
+        if self.distribution != "sphere":
+            return 1.0
+        norm, sizes = _backend(device).squared_norm, list(sizes)
+        total = sum(norm(numel, seed=self.seed, tensor=i, step=step, probe=probe, device=device) for i, numel in sizes)
+        d = sum(numel for _, numel in sizes)
+        return float(np.float32(np.sqrt(np.float64(d) / (np.float64(total) * SQUARE_UNIT))))
+
+    def _pass(
+        self,
+        out: torch.Tensor,
+        x: torch.Tensor,
+        terms: Terms | torch.Tensor,
+        *,
+        tensor: int,
+        base: int,
+        rows: torch.Tensor | None,
+        keep: float,
+        rounding: int | None,
+    ) -> None:
+        _backend(x.device).combine(
+            out, x, terms, base=base, rows=rows, distribution=self.distribution, seed=self.seed, tensor=tensor,
+            keep=keep, rounding=rounding,
+        )  # fmt: skip
+
+    def _combine_low_rank(
+        self,
+        x: torch.Tensor,
+        out: torch.Tensor,
+        terms: Terms,
+        tensor: int,
+        rows: torch.Tensor | None,
+        keep: float,
+        rounding: int | None,
+    ) -> None:
+        def fill(start: int, stop: int, one: Terms) -> torch.Tensor:
+            z = torch.zeros(stop - start, device=x.device)
+            self._pass(z, z, one, tensor=tensor, base=start, rows=None, keep=0.0, rounding=None)
+            return z
+
+        def write(target: torch.Tensor, source: torch.Tensor, total: torch.Tensor, base: int) -> None:
+            self._pass(target, source, total, tensor=tensor, base=base, rows=None, keep=keep, rounding=rounding)
+
+        combine_low_rank(x, out, terms, self.rank, rows, fill, write)

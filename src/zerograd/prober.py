@@ -1,0 +1,165 @@
+"""`Prober`: evaluates closures along the estimator's probes and gathers the losses of a step's micro-batches."""
+
+import math
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from zerograd.directions import Directions
+from zerograd.estimators import SPSA
+from zerograd.perturb import Perturber
+from zerograd.scaling import Scaling, parameter_norms, rescaled, squared_norm
+from zerograd.schedules import MAX_PROBES
+from zerograd.steplog import Step
+
+Closure = Callable[[], torch.Tensor | float]
+
+
+class Prober:
+    """The losses of a step, added up over its micro-batches.
+
+    Args:
+        perturber: Moves the weights.
+        directions: Says how far.
+        estimator: Says which losses are needed, and what they mean.
+        allow_unread: Accept trainable tensors that the first step's forwards never read.
+    """
+
+    def __init__(self, perturber: Perturber, directions: Directions, estimator: SPSA, allow_unread: bool) -> None:
+        self.perturber, self.directions, self.estimator = perturber, directions, estimator
+        self._allow_unread = allow_unread
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what was gathered."""
+        self._losses: list[list[float]] = []
+        self._base = 0.0
+        self._d: tuple[float, ...] = ()
+
+    def probe(self, closure: Closure, step: int) -> float:
+        """Add a closure's losses to those of the step; returns their mean."""
+        scaling = self.directions.scaling
+        if scaling is not None and not self._losses and scaling.due(step):
+            self._measure(closure, step, scaling)
+        base = self._baseline(closure)
+        losses = [self.sides(closure, step, j) for j in range(self.estimator.probes(step))]
+        self._base += base
+        if not self._losses:
+            self._losses = [[0.0] * len(self.estimator.offsets) for _ in losses]
+        for total, sides in zip(self._losses, losses, strict=True):
+            total[:] = [t + s for t, s in zip(total, sides, strict=True)]
+        return math.fsum(self._mean(sides, base) for sides in losses) / len(losses)
+
+    def gather(self, step: int, lr: tuple[float, ...]) -> Step:
+        """The step that the gathered losses make; float32 values. RuntimeError if nothing was probed."""
+        if not self._losses:
+            raise RuntimeError("step() has nothing to apply: call probe(closure) first, or step(closure)")
+        if self.perturber.watching:
+            self.perturber.stop_watching(self._allow_unread)
+        g = self.estimator.coefficients(self._losses, self._base)
+        losses = [self._mean(sides, self._base) for sides in self._losses]
+        with np.errstate(over="ignore"):
+            g, losses = ([float(np.float32(v)) for v in values] for values in (g, losses))
+        return Step(step, tuple(g), tuple(losses), lr, not all(map(math.isfinite, (*g, *losses))), self._d)
+
+    def _mean(self, sides: list[float], base: float) -> float:
+        every = [*sides, base] if self.estimator.baseline else sides
+        return sum(every) / len(every)
+
+    def _baseline(self, closure: Closure) -> float:
+        if not self.estimator.baseline:
+            return 0.0
+        with torch.no_grad():
+            torch.clear_autocast_cache()
+            return _as_float(closure())
+
+    def sides(self, closure: Closure, step: int, probe: int) -> list[float]:
+        """The losses at theta + offset eps z, one for each of the estimator's offsets."""
+        factors = self.directions.probing(step, probe)
+        perturber, offsets = self.perturber, [o * self.estimator.eps for o in self.estimator.offsets]
+        if perturber.watching and perturber.probing != "streamed" and probe == 0:
+            with torch.no_grad(), perturber.watch():
+                closure()
+        with torch.no_grad(), perturber.session(step, probe, factors):
+            first = self._loss(closure, offsets[0])
+            if perturber.watching and perturber.take_aliased():
+                first = self._loss(closure, offsets[0])
+            return [first, *(self._loss(closure, c) for c in offsets[1:])]
+
+    def _loss(self, closure: Closure, c: float) -> float:
+        torch.clear_autocast_cache()  # an enclosing autocast would serve the other side's cast weights
+        state = torch.get_rng_state() if self.perturber.watching else None
+        with self.perturber.at(c):
+            loss = closure()
+        if state is not None and not torch.equal(state, torch.get_rng_state()):
+            warnings.warn(
+                "the closure drew random numbers (dropout?), which are different on the two sides of a probe and drown "
+                "the difference of the losses. Call model.eval() before training.",
+                stacklevel=5,
+            )
+        return _as_float(loss)
+
+    def _measure(self, closure: Closure, step: int, scaling: Scaling) -> None:
+        """d before this step; a later measurement that cannot be used leaves the one that holds."""
+        parameters, blocks = self.directions.parameters, self.directions.blocks
+        if scaling.by == "parameter_norm":
+            norms = parameter_norms(parameters, blocks)
+        elif scaling.by == "backprop":
+            norms = self._norms_by_backprop(closure)
+        else:
+            norms = [self._gradient_norm(closure, step, block, scaling.samples) for block in range(len(blocks))]
+        try:
+            self._d = rescaled(norms, parameters, blocks)
+        except ValueError as error:
+            if not self.directions.d:
+                raise
+            warnings.warn(f"step {step}: {error}; the scales measured before stay", stacklevel=6)
+        else:
+            self.directions.d = self._d
+
+    def _gradient_norm(self, closure: Closure, step: int, block: int, samples: int) -> float:
+        """Proposition 1: the projected gradient along directions that move one block, root mean square."""
+        squares = []
+        for i in range(samples):
+            number = MAX_PROBES + 1 + block * samples + i  # no probe of a step has such a number
+            factors = self.directions.only(block)
+            eps = self.estimator.eps
+            with torch.no_grad(), self.perturber.session(step, number, factors):
+                squares.append(((self._loss(closure, eps) - self._loss(closure, -eps)) / (2 * eps)) ** 2)
+        return math.sqrt(math.fsum(squares) / samples)
+
+    def _norms_by_backprop(self, closure: Closure) -> list[float]:
+        """One backward pass: its gradients are the only ones this package ever makes."""
+        entries, blocks = self.directions.parameters.entries, self.directions.blocks
+        before = [e.tensor.requires_grad for e in entries]
+        try:
+            for entry in entries:
+                entry.tensor.requires_grad_(True)
+            with torch.enable_grad():
+                loss = closure()
+                if not isinstance(loss, torch.Tensor):
+                    raise TypeError("scaling by backprop needs a closure that returns a tensor with a gradient")
+                grads = torch.autograd.grad(loss, [e.tensor for e in entries], allow_unused=True)
+        finally:
+            for entry, flag in zip(entries, before, strict=True):
+                entry.tensor.requires_grad_(flag)
+        squares = np.zeros(len(blocks))
+        for entry, grad in zip(entries, grads, strict=True):
+            if grad is not None:
+                squares[blocks.of[entry.index]] += squared_norm(grad)
+        return [math.sqrt(s) for s in squares]
+
+
+def _as_float(loss: torch.Tensor | float) -> float:
+    if isinstance(loss, torch.Tensor):
+        if loss.numel() != 1:
+            raise ValueError(f"the closure must return a scalar loss, got a tensor of shape {tuple(loss.shape)}")
+        if loss.dtype in (torch.float16, torch.bfloat16):
+            raise TypeError(
+                f"the closure returned a {loss.dtype} loss: the difference of two such losses is mostly rounding. "
+                "Compute the loss in float32, e.g. F.cross_entropy(logits.float(), labels)."
+            )
+        return float(loss.item())
+    return float(loss)

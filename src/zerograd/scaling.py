@@ -1,0 +1,87 @@
+"""`Scaling`: d, a number for each block of weights, by which probes and updates are scaled (Appendix B.3 and B.4)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from zerograd.blocks import Blocks
+from zerograd.parameters import Parameters
+
+MODIFIES = {"variance": 1, "expectation": 0}  # the power of d in the update
+SOURCES = ("parameter_norm", "gradient_norm", "backprop")
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Probe along z / d; update along d z (variance: Definition 6) or z (expectation: Definition 7).
+
+    d is one number a block, rescaled so that the squared norm of z / d is on average that of z: eps keeps its meaning.
+
+    Args:
+        modifies: "variance" (the estimate stays unbiased) or "expectation" (by gradient norm: a normalised gradient).
+        by: "parameter_norm"; "gradient_norm", by Proposition 1: forward passes only, two for each block and sample;
+            or "backprop", one backward pass, for the ablation of Table 8.
+        every: Steps after which d is measured again; 0: once, at the first step.
+        samples: Directions a block for Proposition 1.
+
+    Raises:
+        ValueError: An unknown name, or a number out of range.
+    """
+
+    modifies: str = "variance"
+    by: str = "parameter_norm"
+    every: int = 0
+    samples: int = 1
+
+    name: ClassVar[str] = "scaling"
+
+    def __post_init__(self) -> None:
+        for value, known in ((self.modifies, (*MODIFIES,)), (self.by, SOURCES)):
+            if value not in known:
+                raise ValueError(f"unknown scaling {value!r}; choose one of {', '.join(known)}")
+        if self.every < 0 or self.samples < 1:
+            raise ValueError(f"every must be 0 or more and samples 1 or more, got {self.every} and {self.samples}")
+
+    @property
+    def power(self) -> int:
+        """The power of d in the update."""
+        return MODIFIES[self.modifies]
+
+    def due(self, step: int) -> bool:
+        """Whether d is measured before this step."""
+        return step == 0 or (self.every > 0 and step % self.every == 0)
+
+
+def parameter_norms(parameters: Parameters, blocks: Blocks) -> list[float]:
+    """The Euclidean norm of each block."""
+    squares = np.zeros(len(blocks))
+    for entry in parameters.entries:
+        squares[blocks.of[entry.index]] += squared_norm(entry.tensor.detach())
+    return [math.sqrt(s) for s in squares]
+
+
+def squared_norm(x: torch.Tensor) -> float:
+    """Sum of squares, added up in float32 or better."""
+    return float(torch.linalg.vector_norm(x, dtype=torch.float32)) ** 2
+
+
+def rescaled(norms: Sequence[float], parameters: Parameters, blocks: Blocks) -> tuple[float, ...]:
+    """d of each block, float32 values: the norms times what makes the mean of 1 / d^2 over all weights 1.
+
+    Raises:
+        ValueError: A norm that is zero or not finite.
+    """
+    for norm, name in zip(norms, blocks.names, strict=True):
+        if not (math.isfinite(norm) and norm > 0):
+            raise ValueError(
+                f"block {name!r} has norm {norm}, by which nothing can be scaled: freeze what never moves the loss, "
+                "scale by another norm, or train without scaling"
+            )
+    sizes = np.bincount(blocks.of, [e.tensor.numel() for e in parameters.entries], len(blocks))
+    d = np.array(norms)
+    d *= math.sqrt(float((sizes / d**2).sum() / sizes.sum()))
+    return tuple(float(v) for v in d.astype(np.float32))

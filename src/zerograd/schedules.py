@@ -1,0 +1,83 @@
+"""Schedules of n, the number of probes a step: Appendix A.2 of arXiv 2305.17333, Table 6."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Schedule = Callable[[int], int]
+MAX_PROBES = 65_535
+
+
+@dataclass(frozen=True)
+class Linear:
+    """n grows in a straight line from `start` to `stop` over `steps` steps, and stays there.
+
+    Raises:
+        ValueError: No step, or an n out of range.
+    """
+
+    start: int
+    stop: int
+    steps: int
+
+    def __post_init__(self) -> None:
+        check_probes(self.start)
+        check_probes(self.stop)
+        if self.steps < 1:
+            raise ValueError(f"a schedule needs at least one step, got {self.steps}")
+
+    def __call__(self, step: int) -> int:
+        """n at a step, counted from 0."""
+        done = min(step, self.steps - 1)
+        return self.start + round((self.stop - self.start) * done / max(1, self.steps - 1))
+
+
+@dataclass(frozen=True)
+class Stages:
+    """n by stages: (first step, n) pairs, the first from step 0 on.
+
+    Raises:
+        ValueError: Steps that do not increase from 0, or an n out of range.
+    """
+
+    stages: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        steps = [step for step, _ in self.stages]
+        if not steps or steps[0] != 0 or steps != sorted(set(steps)):
+            raise ValueError(f"stages must begin at increasing steps, the first at 0; got {self.stages}")
+        for _, n in self.stages:
+            check_probes(n)
+
+    def __call__(self, step: int) -> int:
+        """n at a step, counted from 0."""
+        return [n for first, n in self.stages if first <= step][-1]
+
+
+def check_probes(n: int) -> None:
+    """ValueError for a number of probes that cannot be."""
+    if not isinstance(n, int) or not 1 <= n <= MAX_PROBES:
+        raise ValueError(f"n, the number of probes a step, must be 1 to {MAX_PROBES}, got {n}")
+
+
+def parse_schedule(text: str, n: int, steps: int) -> int | Schedule:
+    """A schedule as the command takes it.
+
+    Args:
+        text: "constant"; "linear" (from 1 to 2 n - 1, so that the mean is n); or stages "0:1,500:4".
+        n: The mean of the first two.
+        steps: Steps of the run.
+
+    Raises:
+        ValueError: Anything else, or "linear" where the number of steps is not known.
+    """
+    if text == "constant":
+        return n
+    if text == "linear":
+        if steps < 1:
+            raise ValueError("a linear schedule of probes needs the number of steps: pass --max_steps")
+        return Linear(1, 2 * n - 1, steps)
+    try:
+        stages = [part.split(":") for part in text.split(",")]
+        return Stages(tuple((int(step), int(count)) for step, count in stages))
+    except ValueError as error:
+        raise ValueError(f"unknown schedule of probes {text!r}: {error}. Use constant, linear or 0:1,500:4") from error
