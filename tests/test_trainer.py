@@ -11,10 +11,12 @@ from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallba
 from architectures import VOCABULARY, make_tiny, same, state
 from zerograd import LogError, MeZO, MeZOConfig, MeZOMixin, MeZOTrainer, StepLog, replay
 from zerograd.data import Wanted, load_splits
+from zerograd.estimators import SPSA
 from zerograd.models import demo_folder, load_model
 from zerograd.prompts import PromptError
 from zerograd.task_side import TaskSide
 from zerograd.tasks import get_task
+from zerograd.updates import SGD
 
 STEPS = 6
 
@@ -288,7 +290,7 @@ def test_any_trainer_takes_the_mixin_and_plain_arguments(tmp_path: Path) -> None
     trainer = MeZOCustom(model, arguments, train_dataset=lm_dataset(), data_collator=Collator())
     trainer.train()
     log = StepLog.read(tmp_path / "steps.zlog")
-    assert log.header["estimator"] == {"name": "spsa", "eps": 1e-3, "n": 1}
+    assert log.header["estimator"] == {"name": "spsa", "eps": 1e-3, "n": 1, "lr_per_probe": False}
     assert log.steps[0].mean_loss == pytest.approx(expected, rel=5e-3)  # the mean of two sides
     rebuilt = make_tiny("gpt2")
     replay(tmp_path / "steps.zlog", rebuilt)
@@ -316,7 +318,8 @@ def test_config_defaults_are_the_optimizers(tmp_path: Path) -> None:
     import inspect
 
     parameters = inspect.signature(MeZO.__init__).parameters
-    names = {"num_probes": "n", "max_skipped_steps": "max_skipped"}
-    for field in ("eps", "num_probes", "distribution", "probing", "max_skipped_steps", "allow_unread"):
-        assert getattr(MeZOConfig(str(tmp_path)), field) == parameters[names.get(field, field)].default
+    given = MeZOConfig(str(tmp_path)).optimizer_settings(max_steps=10)
+    assert (given.pop("estimator"), given.pop("update")) == (SPSA(), SGD())
+    for name, value in given.items():
+        assert value == parameters[name].default, name
     assert json.dumps(MeZOConfig(str(tmp_path)).to_dict())

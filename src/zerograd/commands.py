@@ -136,7 +136,8 @@ def _refuse_file(folder: Path) -> None:
 def _same_run(folder: Path, data: DataArguments, tuning: Tuning, config: MeZOConfig) -> None:
     """Note what decides the batches and the updates; refuse to resume a run that had it otherwise."""
     names = (
-        "learning_rate", "weight_decay", "lr_scheduler_type", "eps", "num_probes", "distribution",
+        "learning_rate", "weight_decay", "lr_scheduler_type", "eps", "num_probes", "probe_schedule",
+        "estimator", "update", "distribution", "rank", "blocks", "scaling",
         "per_device_train_batch_size", "gradient_accumulation_steps", "seed", "data_seed",
     )  # fmt: skip
     settings = {k: v for k, v in vars(data).items() if k not in ("model", "data", "test_data", "dtype")}

@@ -1,12 +1,17 @@
 """`MeZOConfig`: `transformers.TrainingArguments` and the few settings that forward-only training adds."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import TrainingArguments
 
-from zerograd.estimators import SPSA
+from zerograd.estimators import ESTIMATORS
 from zerograd.noise import Noise
 from zerograd.perturb import check_probing
+from zerograd.scaling import SCALINGS
+from zerograd.schedules import parse_schedule
+from zerograd.specs import parse
+from zerograd.updates import UPDATES
 
 SAVING = ("end", "checkpoints", "never")
 
@@ -17,7 +22,27 @@ class MeZOArguments:
 
     eps: float = field(default=1e-3, metadata={"help": "Perturbation scale of a probe."})
     num_probes: int = field(default=1, metadata={"help": "Probes a step (n of n-SPSA); two forward passes each."})
+    probe_schedule: str = field(
+        default="constant",
+        metadata={"help": "constant; linear (from 1 to 2 n - 1 probes); or probes from steps on: 0:1,500:4."},
+    )
+    estimator: str = field(
+        default="spsa",
+        metadata={"help": "spsa, one-sided, rank or random-descent; settings as in spsa:lr_per_probe=true."},
+    )
+    update: str = field(
+        default="sgd",
+        metadata={"help": "sgd, sign, normalised, scalar-moment, momentum or adam; settings as in adam:beta2=0.99."},
+    )
     distribution: str = field(default="gaussian", metadata={"help": "gaussian, rademacher or sphere."})
+    rank: int = field(default=0, metadata={"help": "Rank of the directions of matrices; 0: full."})
+    blocks: int = field(
+        default=0, metadata={"help": "Blocks (layers; embeddings; the rest) that a probe moves; 0: all."}
+    )
+    scaling: str | None = field(
+        default=None,
+        metadata={"help": "variance or expectation: scale by block; with settings: variance:by=gradient_norm."},
+    )
     probing: str = field(default="auto", metadata={"help": "auto, streamed, snapshot or in_place."})
     max_skipped_steps: int = field(
         default=10, metadata={"help": "Consecutive steps with a non-finite loss after which the run stops."}
@@ -32,6 +57,25 @@ class MeZOArguments:
     resume: bool = field(
         default=False, metadata={"help": "Continue the run in output_dir, or start it where there is none."}
     )
+
+    def optimizer_settings(self, max_steps: int) -> dict[str, Any]:
+        """The settings as `MeZO` takes them.
+
+        Args:
+            max_steps: Steps of the run, for a linear schedule; 0 where they are not known.
+
+        Raises:
+            ValueError: A setting that cannot be.
+        """
+        n = parse_schedule(self.probe_schedule, self.num_probes, max_steps)
+        made = {"eps": self.eps, "n": n}
+        return {
+            "estimator": parse(self.estimator, ESTIMATORS, "estimator", made),
+            "update": parse(self.update, UPDATES, "update"),
+            "scaling": None if self.scaling is None else parse(self.scaling, SCALINGS, "scaling"),
+            **{key: getattr(self, key) for key in ("distribution", "rank", "blocks", "probing", "allow_unread")},
+            "max_skipped": self.max_skipped_steps,
+        }
 
 
 @dataclass
@@ -50,8 +94,8 @@ class MeZOConfig(MeZOArguments, TrainingArguments):
     max_grad_norm: float = field(default=0.0, metadata={"help": "Must stay 0: there is no gradient to clip."})
 
     def __post_init__(self) -> None:
-        SPSA(self.eps, self.num_probes)  # each raises ValueError for a setting that cannot be
-        Noise(0, self.distribution)
+        self.optimizer_settings(max(1, self.max_steps))  # raises ValueError for a setting that cannot be
+        Noise(0, self.distribution, self.rank)
         check_probing(self.probing)
         if self.save_full_model not in SAVING:
             raise ValueError(f"unknown save_full_model {self.save_full_model!r}; choose one of {', '.join(SAVING)}")

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from zerograd.blocks import Blocks
 from zerograd.noise import Noise
 from zerograd.parameters import Parameters
-from zerograd.scaling import Scaling
+from zerograd.scaling import Variance
 
 
 class Directions:
@@ -28,7 +28,7 @@ class Directions:
         ValueError: More blocks than there are, or a rank above a matrix's.
     """
 
-    def __init__(self, noise: Noise, parameters: Parameters, blocks: int = 0, scaling: Scaling | None = None) -> None:
+    def __init__(self, noise: Noise, parameters: Parameters, blocks: int = 0, scaling: Variance | None = None) -> None:
         self.noise, self.parameters, self.count, self.scaling = noise, parameters, blocks, scaling
         self.blocks = Blocks(parameters)
         self.d: tuple[float, ...] = ()

@@ -133,9 +133,10 @@ def _train_mezo(setup: Setup, method: Method, settings: dict[str, Any], seed: in
     save_start(setup, folder, False)
     trainer = setup.trainer(config)
     trainer.train()
+    assert trainer.mezo is not None
     for checkpoint in folder.glob("checkpoint-*"):  # copies of the log
         shutil.rmtree(checkpoint)
-    return 2 * config.num_probes * trainer.state.global_step * config.gradient_accumulation_steps, 0
+    return trainer.mezo.prober.forwards, 0
 
 
 def _train_backprop(setup: Setup, method: Method, settings: dict[str, Any], seed: int, folder: Path) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from zerograd.parameters import Parameters
 from zerograd.perturb import Perturber
 from zerograd.prober import Closure, Prober
 from zerograd.runlog import check_base, make_header
-from zerograd.scaling import Scaling
+from zerograd.scaling import Variance
 from zerograd.steplog import MAX_GROUPS, LogError, Step, StepLog
 from zerograd.updater import Updater
 from zerograd.updates import SGD, Update
@@ -51,7 +51,7 @@ class MeZO(torch.optim.Optimizer):
         distribution: "gaussian", "rademacher" or "sphere".
         rank: Rank of the directions of matrices; 0: full.
         blocks: Blocks (layers; embeddings; the rest) that a probe moves, drawn anew for each; 0: all.
-        scaling: Scale directions by block (`zerograd.scaling.Scaling`).
+        scaling: Scale directions by block (`zerograd.scaling`).
         probing: "streamed", "snapshot", "in_place" or "auto"; see `zerograd.perturb`.
         seed: The run's seed, 64 bits.
         log: Path of the step log to write. FileExistsError if there is one, unless `resume`.
@@ -80,7 +80,7 @@ class MeZO(torch.optim.Optimizer):
         distribution: str = "gaussian",
         rank: int = 0,
         blocks: int = 0,
-        scaling: Scaling | None = None,
+        scaling: Variance | None = None,
         probing: str = "auto",
         seed: int = 0,
         log: str | Path | None = None,

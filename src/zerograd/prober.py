@@ -10,7 +10,7 @@ import torch
 from zerograd.directions import Directions
 from zerograd.estimators import SPSA
 from zerograd.perturb import Perturber
-from zerograd.scaling import Scaling, parameter_norms, rescaled, squared_norm
+from zerograd.scaling import Variance, parameter_norms, rescaled, squared_norm
 from zerograd.schedules import MAX_PROBES
 from zerograd.steplog import Step
 
@@ -29,6 +29,7 @@ class Prober:
 
     def __init__(self, perturber: Perturber, directions: Directions, estimator: SPSA, allow_unread: bool) -> None:
         self.perturber, self.directions, self.estimator = perturber, directions, estimator
+        self.forwards = 0  # passes of the run so far, for measurements of d too
         self._allow_unread = allow_unread
         self.clear()
 
@@ -73,6 +74,7 @@ class Prober:
             return 0.0
         with torch.no_grad():
             torch.clear_autocast_cache()
+            self.forwards += 1
             return _as_float(closure())
 
     def sides(self, closure: Closure, step: int, probe: int) -> list[float]:
@@ -93,6 +95,7 @@ class Prober:
         state = torch.get_rng_state() if self.perturber.watching else None
         with self.perturber.at(c):
             loss = closure()
+        self.forwards += 1
         if state is not None and not torch.equal(state, torch.get_rng_state()):
             warnings.warn(
                 "the closure drew random numbers (dropout?), which are different on the two sides of a probe and drown "
@@ -101,7 +104,7 @@ class Prober:
             )
         return _as_float(loss)
 
-    def _measure(self, closure: Closure, step: int, scaling: Scaling) -> None:
+    def _measure(self, closure: Closure, step: int, scaling: Variance) -> None:
         """d before this step; a later measurement that cannot be used leaves the one that holds."""
         parameters, blocks = self.directions.parameters, self.directions.blocks
         if scaling.by == "parameter_norm":
@@ -137,6 +140,7 @@ class Prober:
         try:
             for entry in entries:
                 entry.tensor.requires_grad_(True)
+            self.forwards += 1
             with torch.enable_grad():
                 loss = closure()
                 if not isinstance(loss, torch.Tensor):

@@ -12,7 +12,7 @@ from zerograd.estimators import SPSA
 from zerograd.frozen import frozen_note
 from zerograd.noise import SPEC_VERSION, Noise
 from zerograd.parameters import Parameters
-from zerograd.scaling import Scaling
+from zerograd.scaling import SCALINGS
 from zerograd.specs import build, describe
 from zerograd.steplog import LogError, StepLog
 from zerograd.updater import Updater
@@ -148,7 +148,7 @@ def replay(
 
 def _directions(log: StepLog, parameters: Parameters) -> Directions:
     noise = log.header["noise"]
-    scaling = build(noise["scaling"], {Scaling.name: Scaling}) if "scaling" in noise else None
+    scaling = build(noise["scaling"], SCALINGS) if "scaling" in noise else None
     made = Noise(noise["seed"], noise["distribution"], noise.get("rank", 0))
     return Directions(made, parameters, noise.get("blocks", 0), scaling)
 

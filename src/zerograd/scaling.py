@@ -1,4 +1,4 @@
-"""`Scaling`: d, a number for each block of weights, by which probes and updates are scaled (Appendix B.3 and B.4)."""
+"""Scalings: d, a number for each block of weights, by which probes and updates are scaled (Appendix B.3 and B.4)."""
 
 import math
 from collections.abc import Sequence
@@ -11,18 +11,16 @@ import torch
 from zerograd.blocks import Blocks
 from zerograd.parameters import Parameters
 
-MODIFIES = {"variance": 1, "expectation": 0}  # the power of d in the update
 SOURCES = ("parameter_norm", "gradient_norm", "backprop")
 
 
 @dataclass(frozen=True)
-class Scaling:
-    """Probe along z / d; update along d z (variance: Definition 6) or z (expectation: Definition 7).
+class Variance:
+    """Variance-modified SPSA (Definition 6): probe along z / d, update along d z; the estimate stays unbiased.
 
     d is one number a block, rescaled so that the squared norm of z / d is on average that of z: eps keeps its meaning.
 
     Args:
-        modifies: "variance" (the estimate stays unbiased) or "expectation" (by gradient norm: a normalised gradient).
         by: "parameter_norm"; "gradient_norm", by Proposition 1: forward passes only, two for each block and sample;
             or "backprop", one backward pass, for the ablation of Table 8.
         every: Steps after which d is measured again; 0: once, at the first step.
@@ -32,28 +30,33 @@ class Scaling:
         ValueError: An unknown name, or a number out of range.
     """
 
-    modifies: str = "variance"
     by: str = "parameter_norm"
     every: int = 0
     samples: int = 1
 
-    name: ClassVar[str] = "scaling"
+    name: ClassVar[str] = "variance"
+    power: ClassVar[int] = 1  # of d in the update
 
     def __post_init__(self) -> None:
-        for value, known in ((self.modifies, (*MODIFIES,)), (self.by, SOURCES)):
-            if value not in known:
-                raise ValueError(f"unknown scaling {value!r}; choose one of {', '.join(known)}")
+        if self.by not in SOURCES:
+            raise ValueError(f"cannot scale by {self.by!r}; choose one of {', '.join(SOURCES)}")
         if self.every < 0 or self.samples < 1:
             raise ValueError(f"every must be 0 or more and samples 1 or more, got {self.every} and {self.samples}")
-
-    @property
-    def power(self) -> int:
-        """The power of d in the update."""
-        return MODIFIES[self.modifies]
 
     def due(self, step: int) -> bool:
         """Whether d is measured before this step."""
         return step == 0 or (self.every > 0 and step % self.every == 0)
+
+
+@dataclass(frozen=True)
+class Expectation(Variance):
+    """Expectation-modified SPSA (Definition 7): probe along z / d, update along z."""
+
+    name: ClassVar[str] = "expectation"
+    power: ClassVar[int] = 0
+
+
+SCALINGS: dict[str, type[Variance]] = {s.name: s for s in (Variance, Expectation)}
 
 
 def parameter_norms(parameters: Parameters, blocks: Blocks) -> list[float]:

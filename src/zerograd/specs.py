@@ -18,8 +18,14 @@ def build(header: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
     return known[header["name"]](**{k: v for k, v in header.items() if k != "name"})
 
 
-def parse(text: str, known: Mapping[str, Any], what: str) -> Any:
+def parse(text: str, known: Mapping[str, Any], what: str, given: Mapping[str, Any] | None = None) -> Any:
     """Settings as the command takes them: "adam", or "adam:beta2=0.999,stored=true".
+
+    Args:
+        text: The name and its settings.
+        known: Settings by name.
+        what: What they are settings of, for errors.
+        given: Values of fields that have flags of their own.
 
     Raises:
         ValueError: An unknown name or field, or a value that the settings refuse.
@@ -29,8 +35,8 @@ def parse(text: str, known: Mapping[str, Any], what: str) -> Any:
         near = get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ";"
         raise ValueError(f"unknown {what} {name!r}{hint} there are {', '.join(known)}")
-    allowed = {f.name: type(f.default) for f in fields(known[name])}
-    values = {}
+    values = dict(given or {})
+    allowed = {f.name: type(f.default) for f in fields(known[name]) if f.name not in values}
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
         if key not in allowed or not equals:

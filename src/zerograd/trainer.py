@@ -111,16 +111,11 @@ class MeZOMixin:
         self.mezo = MeZO(
             (self.model if model is None else model).named_parameters(),
             lr=self.args.learning_rate,
-            eps=settings.eps,
-            n=settings.num_probes,
             weight_decay=self.args.weight_decay,
-            distribution=settings.distribution,
-            probing=settings.probing,
             seed=self.args.seed,
             log=self.log_path,
             resume=self._resuming,
-            max_skipped=settings.max_skipped_steps,
-            allow_unread=settings.allow_unread,
+            **settings.optimizer_settings(self.state.max_steps),
         )
         if self.args.load_best_model_at_end and settings.save_full_model != "checkpoints":
             save_base(Path(self.args.output_dir) / BASE_NAME, self.mezo.parameters)

@@ -1,0 +1,194 @@
+"""Updates from history against PyTorch's optimisers and against stored moments, and what each step is."""
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from architectures import loss_closure, make_tiny, same, state
+from zerograd import MeZO, replay
+from zerograd.steplog import Step
+from zerograd.updates import SGD, UPDATES, Adam, Momentum, Normalised, ScalarMoment, Sign, window_of
+
+TOLERANCE = 1e-3
+
+
+def estimates(update: Any, steps: int, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Any:
+    """A run of a tiny model; the gradient estimate of each step, made by a plain SGD step of learning rate 1."""
+    model = make_tiny("opt", dtype)
+    optimizer = MeZO(model.named_parameters(), update=update, seed=3, **kwargs)
+    closure, found = loss_closure(model), []
+    for _ in range(steps):
+        twin = copy.deepcopy(model)
+        probe = MeZO(twin.named_parameters(), lr=1.0, n=kwargs.get("n", 1), seed=3)
+        probe.steps_done = optimizer.steps_done
+        zero = [p.detach().clone() for p in twin.parameters()]
+        probe.step(loss_closure(twin))
+        found.append([(a - b.detach()).float() for a, b in zip(zero, twin.parameters(), strict=True)])
+        optimizer.step(closure)
+    return model, found
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (SGD(), lambda p: torch.optim.SGD(p, 1e-3)),
+        (Momentum(0.9), lambda p: torch.optim.SGD(p, 1e-3, momentum=0.9)),
+        (Momentum(0.9, stored=True), lambda p: torch.optim.SGD(p, 1e-3, momentum=0.9)),
+        (Adam(0.9, 0.95, 1e-4), lambda p: torch.optim.Adam(p, 1e-3, (0.9, 0.95), 1e-4)),
+        (Adam(0.9, 0.95, 1e-4, stored=True), lambda p: torch.optim.Adam(p, 1e-3, (0.9, 0.95), 1e-4)),
+    ],
+    ids=["sgd", "momentum", "momentum-stored", "adam", "adam-stored"],
+)
+def test_equals_torch_on_the_same_estimates(ours: Any, theirs: Any) -> None:
+    model, found = estimates(ours, 8, lr=1e-3)
+    twin = make_tiny("opt")
+    optimizer = theirs(twin.parameters())
+    for step in found:
+        for parameter, gradient in zip(twin.parameters(), step, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+    # a difference of weights near 1 knows an estimate to 6e-8, which Adam's division by sqrt(v) + 1e-4 magnifies
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("history", "stored"),
+    [
+        (Momentum(0.7, TOLERANCE), Momentum(0.7, TOLERANCE, stored=True)),
+        (Adam(0.6, 0.8, 1e-3, TOLERANCE), Adam(0.6, 0.8, 1e-3, TOLERANCE, stored=True)),
+    ],
+    ids=["momentum", "adam"],
+)
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("extra", [{}, {"rank": 2}, {"blocks": 2}, {"distribution": "sphere"}], ids=str)
+def test_history_equals_stored_moments(history: Any, stored: Any, n: int, extra: dict[str, Any]) -> None:
+    """Along one log, over three windows: the paths differ by no more than the tolerance says."""
+    steps, lr = 3 * history.window, 1e-4
+    start, runs = state(make_tiny("opt")), []
+    log = [Step(t, tuple(math.sin(7 * t + j) for j in range(n)), (1.0,) * n, (lr,)) for t in range(steps)]
+    for update in (history, stored):
+        model = make_tiny("opt")
+        optimizer = MeZO(model.named_parameters(), lr=lr, n=n, update=update, seed=1, **extra)
+        for step in log:
+            optimizer.updater.apply(step)
+        runs.append(model)
+        held = sum(t.numel() for buffers in optimizer.updater._stored.values() for t in buffers)
+        assert held == (0 if update is history else held) and (update is history or held > 0)
+    moved, apart = 0.0, 0.0
+    for (name, a), (_, b) in zip(runs[0].named_parameters(), runs[1].named_parameters(), strict=True):
+        moved += float((b - start[name]).square().sum())
+        apart += float((a - b).square().sum())
+    # m and v each miss a share of TOLERANCE of their past, and a path adds such errors up
+    assert math.sqrt(apart / moved) < 3 * TOLERANCE
+
+
+@pytest.mark.parametrize("update", [Momentum(0.5), Adam(0.5, 0.6)], ids=["momentum", "adam"])
+def test_the_window_is_exact_until_it_is_full(update: Any) -> None:
+    """Powers of the last K steps, oldest first; Adam's sum to 1 (its bias correction)."""
+    steps = [Step(t, (1.0,), (1.0,), (1.0,)) for t in range(3)]
+    weights = update.weights(steps)
+    if isinstance(update, Momentum):
+        assert weights.first == [0.25, 0.5, 1.0]
+    else:
+        assert weights.first == pytest.approx([0.25 / 1.75, 0.5 / 1.75, 1 / 1.75])
+        assert math.fsum(weights.second) == pytest.approx(1.0)
+
+
+def test_sign_moves_every_weight_by_the_learning_rate() -> None:
+    model = make_tiny("opt")
+    before = state(model)
+    MeZO(model.named_parameters(), lr=1e-3, n=2, update=Sign()).step(loss_closure(model))
+    for name, tensor in model.named_parameters():
+        assert torch.allclose((tensor - before[name]).abs(), torch.tensor(1e-3), rtol=1e-3)
+
+
+@pytest.mark.parametrize("times", [1.0, 1000.0])
+def test_normalised_steps_do_not_depend_on_the_loss_scale(times: float) -> None:
+    for update in (Normalised(), ScalarMoment()):
+        model = make_tiny("opt")
+        closure = loss_closure(model)
+        optimizer = MeZO(model.named_parameters(), lr=1e-4, n=4, update=update)
+        for _ in range(3):
+            optimizer.step(lambda closure=closure: times * closure())
+        reference = make_tiny("opt")
+        twin = MeZO(reference.named_parameters(), lr=1e-4, n=4, update=update)
+        for _ in range(3):
+            twin.step(loss_closure(reference))
+        for a, b in zip(model.parameters(), reference.parameters(), strict=True):
+            assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_a_flat_loss_moves_nothing() -> None:
+    for update in [u() for u in UPDATES.values()]:
+        model = make_tiny("opt")
+        before = state(model)
+        optimizer = MeZO(model.named_parameters(), lr=1e-3, update=update, allow_unread=True)
+        for _ in range(3):
+            optimizer.step(lambda: 1.0)
+        assert same(model, before), update.name
+
+
+def test_skipped_steps_leave_no_history(tmp_path: Any) -> None:
+    """A run with a step that was skipped continues as if it had not been there, but for its directions' numbers."""
+    model = make_tiny("opt")
+    optimizer = MeZO(model.named_parameters(), lr=1e-3, update=Momentum(), log=tmp_path / "run.zlog")
+    closure = loss_closure(model)
+    for t in range(5):
+        optimizer.step((lambda: math.nan) if t == 2 else closure) if t != 0 else optimizer.step(closure)
+    assert [p.step.number for p in optimizer.updater._history] == [0, 1, 3, 4]
+    rebuilt = make_tiny("opt")
+    replay(tmp_path / "run.zlog", rebuilt)
+    assert same(rebuilt, state(model))
+
+
+def test_resume_with_a_history_ends_in_the_same_bits(tmp_path: Any) -> None:
+    def train(steps: int, resume: bool) -> Any:
+        model = make_tiny("opt")
+        optimizer = MeZO(
+            model.named_parameters(), lr=1e-3, update=Adam(0.5, 0.6), log=tmp_path / "run.zlog", resume=resume
+        )
+        closure = loss_closure(model)
+        for _ in range(steps):
+            optimizer.step(closure)
+        return model
+
+    train(4, False)
+    resumed = train(9, True)
+    whole = make_tiny("opt")
+    optimizer, closure = MeZO(whole.named_parameters(), lr=1e-3, update=Adam(0.5, 0.6)), loss_closure(whole)
+    for _ in range(9):
+        optimizer.step(closure)
+    assert same(resumed, state(whole))
+
+
+def test_state_without_the_history_is_refused() -> None:
+    model = make_tiny("opt")
+    optimizer = MeZO(model.named_parameters(), lr=1e-3, update=Adam())
+    optimizer.step(loss_closure(model))
+    fresh = MeZO(make_tiny("opt").named_parameters(), lr=1e-3, update=Adam())
+    with pytest.raises(ValueError, match="before step 1.*keep a log"):
+        fresh.load_state_dict(optimizer.state_dict())
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0, -0.5, math.nan])
+def test_betas_that_cannot_be(beta: float) -> None:
+    for make in (
+        lambda: Momentum(beta),
+        lambda: Adam(beta1=beta),
+        lambda: Adam(beta2=beta),
+        lambda: ScalarMoment(beta),
+    ):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            make()
+    with pytest.raises(ValueError, match="delta"):
+        Adam(delta=-1.0)
+
+
+def test_window() -> None:
+    assert window_of(0.5, 0.125) == 3
+    assert window_of(0.9, 1e-3) == 66
+    assert Adam().window == 459
