@@ -80,8 +80,8 @@ def test_history_equals_stored_moments(history: Any, stored: Any, n: int, extra:
         assert held == (0 if update is history else held) and (update is history or held > 0)
     moved, apart = 0.0, 0.0
     for (name, a), (_, b) in zip(runs[0].named_parameters(), runs[1].named_parameters(), strict=True):
-        moved += float((b - start[name]).square().sum())
-        apart += float((a - b).square().sum())
+        moved += float((b.detach() - start[name]).square().sum())
+        apart += float((a - b).detach().square().sum())
     # m and v each miss a share of TOLERANCE of their past, and a path adds such errors up
     assert math.sqrt(apart / moved) < 3 * TOLERANCE
 

@@ -22,7 +22,7 @@ LAYERS = [
         "updater",
         "specs",
     },
-    {"runlog", "base", "groups", "optimizer"},
+    {"runlog", "base", "groups", "optimizer", "theory"},
     {
         "tasks",
         "data",
