@@ -239,3 +239,63 @@ def test_masked_model_through_the_command(minilm: Path, shared: Path, tmp_path: 
 
     replay(tmp_path / "run" / "steps.zlog", base, step=results["selected_step"])
     assert same(load_model(str(tmp_path / "run"), "auto")[0], state(base))
+
+
+def test_a_probe_is_a_start(tmp_path: Path, capsys: Any) -> None:
+    """The probed model is saved, evaluates alike, trains on, and the log replays onto it."""
+    probed, trained = tmp_path / "probed", tmp_path / "trained"
+    assert zerograd(f"probe {EVAL}", "--output_dir", probed) == 0
+    said = capsys.readouterr().out
+    after = float(said.split("%")[1].split("->")[1])
+    assert f"train --model {probed} --num_train 64" in said
+    assert zerograd(f"train {TRAIN}", "--model", probed, "--data", demo_folder("data"), "--output_dir", trained) == 0
+    results = json.loads((trained / "results.json").read_text())
+    assert 100 * results["before"]["accuracy"] == pytest.approx(after, abs=0.051)
+    assert zerograd("replay", "--model", probed, "--log", trained / "steps.zlog", "--output_dir", tmp_path / "again",
+                    "--step", results["selected_step"]) == 0  # fmt: skip
+    assert same(load_model(str(tmp_path / "again"), "auto")[0], state(load_model(str(trained), "auto")[0]))
+    assert zerograd(f"probe {EVAL}", "--output_dir", probed) == 1
+    assert "is not empty" in capsys.readouterr().err
+
+
+def test_methods_from_the_command_line(tmp_path: Path, capsys: Any) -> None:
+    """Estimator, update, directions, schedule and scaling by flags: trained, noted in the log, resumed, replayed."""
+    flags = (
+        "--estimator one-sided --num_probes 3 --update momentum:beta=0.5 --distribution rademacher --rank 2 --blocks 2 "
+        "--scaling variance:by=gradient_norm,every=4 --probe_schedule 0:2,5:3 --save_full_model end"
+    )
+    folder = tmp_path / "run"
+    assert zerograd(f"train {TRAIN} {flags}", "--output_dir", folder) == 0
+    log = StepLog.read(folder / "steps.zlog")
+    assert log.header["estimator"]["name"] == "one-sided"
+    assert log.header["update"] == {"name": "momentum", "beta": 0.5, "tolerance": 1e-3, "stored": False}
+    assert (log.header["noise"]["rank"], log.header["noise"]["blocks"]) == (2, 2)
+    assert log.header["noise"]["scaling"]["by"] == "gradient_norm"
+    assert [len(s.g) for s in log.steps] == [2] * 5 + [3] * 5
+    assert [bool(s.d) for s in log.steps] == [t % 4 == 0 for t in range(10)]
+    step = json.loads((folder / "results.json").read_text())["selected_step"]
+    assert zerograd("replay", "--log", folder / "steps.zlog", "--output_dir", tmp_path / "again", "--step", step) == 0
+    assert same(load_model(str(tmp_path / "again"), "auto")[0], state(load_model(str(folder), "auto")[0]))
+    assert zerograd(f"train {TRAIN} {flags.replace('0.5', '0.6')} --resume", "--output_dir", folder) == 1
+    assert "momentum:beta=0.5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--estimator two-sided", "unknown estimator 'two-sided'"),
+        ("--update adm", "did you mean 'adam'"),
+        ("--update adam:beta2=2", "between 0 and 1"),
+        ("--scaling variance:by=size", "cannot scale by 'size'"),
+        ("--probe_schedule sometimes", "schedule of probes 'sometimes'"),
+        ("--rank 1000", "rank 1000 is above that of"),
+        ("--blocks 99", "cannot move 99 blocks"),
+        ("--distribution sphere --rank 2", "low rank are gaussian or rademacher"),
+        ("--num_probes 0", "must be 1 to 65535, got 0"),
+        ("--eps 0", "eps must be positive"),
+    ],
+)
+def test_methods_that_cannot_be(tmp_path: Path, capsys: Any, flags: str, message: str) -> None:
+    assert zerograd(f"train {TRAIN} {flags}", "--output_dir", tmp_path / "run") == 1
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("run/*.zlog")) or not StepLog.read(tmp_path / "run" / "steps.zlog").steps

@@ -96,6 +96,16 @@ class EvalArguments(DataArguments):
 
 
 @dataclass
+class ProbeArguments(DataArguments):
+    """What `zerograd probe` takes."""
+
+    output_dir: str = field(
+        default="runs/probed", metadata={"help": "Where to save the probed model; must be empty or not exist."}
+    )
+    seed: int = field(default=42, metadata={"help": "Seed of the sampling of rows, as in training."})
+
+
+@dataclass
 class PromptsArguments(TaskArguments):
     """What `zerograd prompts` takes."""
 

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
-USAGE = """usage: zerograd {tasks,prompts,train,eval,compare,report,replay} [options]
+USAGE = """usage: zerograd {tasks,prompts,probe,train,eval,compare,report,replay} [options]
 
   tasks    list the tasks with an example each
   prompts  show what a model will see of a task's rows or of your own
+  probe    fit a linear probe and save the model with it: the best start for `train` (docs/methods.md)
   train    fine-tune a model with forward passes only; without --model, the built-in demo
   eval     evaluate a model, or base weights + a step log; with --demos, in context
   compare  run several methods over seeds (zero-shot, in context, linear probe, MeZO, backpropagation): one table
@@ -31,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status (2: wrong usage, 1: an error that was explained, 130: Ctrl-C)."""
     args = list(sys.argv[1:] if argv is None else argv)
     commands = {
-        "tasks": _tasks, "prompts": _prompts, "train": _train, "eval": _eval, "compare": _compare, "report": _report,
-        "replay": _replay,
+        "tasks": _tasks, "prompts": _prompts, "probe": _probe, "train": _train, "eval": _eval, "compare": _compare,
+        "report": _report, "replay": _replay,
     }  # fmt: skip
     if not args or args[0] in ("-h", "--help"):
         print(USAGE)
@@ -124,6 +125,13 @@ def _prompts(args: list[str]) -> None:
     from zerograd.show import show_prompts
 
     show_prompts(*_parse(_parser(PromptsArguments, "prompts"), args, (PromptsArguments,)))
+
+
+def _probe(args: list[str]) -> None:
+    from zerograd.arguments import ProbeArguments
+    from zerograd.commands import probe
+
+    probe(*_parse(_parser(ProbeArguments, "probe"), args, (ProbeArguments,)))
 
 
 def _eval(args: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""The commands that run a model: train, evaluate, rebuild. Each checks all it can before it loads one."""
+"""The commands that run a model: train, evaluate, probe, rebuild. Each checks all it can before it loads one."""
 
 import json
 import time
@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from zerograd.adapters import Tuning
-from zerograd.arguments import DataArguments, EvalArguments, ReplayArguments, splits_of, task_of
+from zerograd.arguments import DataArguments, EvalArguments, ProbeArguments, ReplayArguments, splits_of, task_of
 from zerograd.config import MeZOConfig
 from zerograd.evaluate import Prediction
 from zerograd.findings import write_findings, write_predictions
+from zerograd.linear_probe import linear_probe
 from zerograd.memory import peak_memory_bytes
 from zerograd.models import check_model, demo_folder, load_model, save_model
 from zerograd.prompts import Example
@@ -102,12 +103,35 @@ def evaluate(args: EvalArguments) -> None:
     _write(args, side, test, predictions)
 
 
+def probe(args: ProbeArguments) -> None:
+    """Fit a linear probe, put it into the model's head and save the model: a start for training, or a result."""
+    folder = Path(args.output_dir)
+    _refuse_full(folder)
+    if args.adapter is not None or args.quantize is not None:
+        raise ValueError("a probe is fitted to a model's own head: leave out --adapter and --quantize")
+    setup = set_up(args, None, args.seed)
+    side, model = setup.side, setup.model
+    print(f"{side.task.name}: {len(setup.train)} training, {len(setup.dev)} dev, {len(setup.test)} test rows")
+    _print_all(setup.notes)
+    before = side.evaluate(model, setup.test)
+    passes = linear_probe(model, side, setup.train, early_stopping=True)
+    after = side.evaluate(model, setup.test)
+    save_model(model, setup.tokenizer, folder)
+    rows = {key: getattr(args, key) for key in SAME_ROWS if key not in ("model", "dtype", "quantize")}
+    flags = [part for key, value in rows.items() if value not in (None, "newline") for part in (f"--{key}", str(value))]
+    if "--data" not in flags and args.model is None:
+        flags += ["--data", str(demo_folder("data"))]
+    print(
+        f"\n{side.metric} on the test rows: {shown(side.metric, before[side.metric])} -> "
+        f"{shown(side.metric, after[side.metric])} ({passes} forward passes)\n  model    {folder}\n"
+        f"Train on from it:\n  {command_line('train', '--model', folder, *flags, '--output_dir', f'{folder}-mezo')}"
+    )
+
+
 def rebuild(args: ReplayArguments) -> None:
     """Rebuild a run's weights and save them with `save_pretrained`."""
     folder = Path(args.output_dir)
-    _refuse_file(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty; choose another --output_dir")
+    _refuse_full(folder)
     start = start_of(args.log, args.adapter)
     model, tokenizer = load_model(args.model, dtype_of(args.log), start, args.quantize, replace=True)
     replay_onto(args.log, model, args.step)
@@ -126,6 +150,12 @@ def _write(args: EvalArguments, side: TaskSide, test: list[Example], predictions
         folder = Path(args.report)
         folder.mkdir(parents=True, exist_ok=True)
         _print_all([f"report: {path}" for path in write_findings(folder, side, test, predictions)])
+
+
+def _refuse_full(folder: Path) -> None:
+    _refuse_file(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty; choose another --output_dir")
 
 
 def _refuse_file(folder: Path) -> None:

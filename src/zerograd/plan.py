@@ -13,8 +13,17 @@ from zerograd.tasks import Task
 
 PAPER_SEEDS = (13, 21, 42, 87, 100)  # of the splits of 16 examples a class
 NAMES = {"learning_rate": "lr", "per_device_train_batch_size": "bs"}
-INTEGERS = ("per_device_train_batch_size", "max_steps", "num_train_epochs", "num_probes", "gradient_accumulation_steps")
-ONLY_MEZO = ("eps", "num_probes")
+INTEGERS = (
+    "per_device_train_batch_size",
+    "max_steps",
+    "num_train_epochs",
+    "num_probes",
+    "rank",
+    "blocks",
+    "gradient_accumulation_steps",
+)
+TEXTS = ("estimator", "update", "distribution", "scaling", "probe_schedule")
+ONLY_MEZO = ("eps", "num_probes", "rank", "blocks", *TEXTS)
 DIFFERENTIABLE = ("cross_entropy", "answer", "text")
 NUMBERS = ("learning_rate", "weight_decay", "eps", "eval_steps", *INTEGERS)
 
@@ -75,8 +84,11 @@ def _parse(text: str) -> tuple[str, str, list[Any]]:
     """METHOD.SETTING=VALUE[,VALUE...] to its three parts."""
     left, _, right = text.partition("=")
     pattern, _, name = left.partition(".")
-    if name not in NUMBERS or not right:
-        raise ValueError(f"--set {text!r}: it should be METHOD.SETTING=VALUE, SETTING one of {', '.join(NUMBERS)}")
+    if name not in (*NUMBERS, *TEXTS) or not right:
+        known = ", ".join((*NUMBERS, *TEXTS))
+        raise ValueError(f"--set {text!r}: it should be METHOD.SETTING=VALUE, SETTING one of {known}")
+    if name in TEXTS:  # one value: commas separate its own settings
+        return pattern, name, [right]
     try:
         return pattern, name, [int(v) if name in INTEGERS else float(v) for v in right.split(",")]
     except ValueError:

@@ -46,17 +46,22 @@ class Updater:
 
     def apply(self, step: Step) -> None:
         """Take one step. A skipped step changes nothing and leaves no history."""
-        if step.d:
-            self.directions.d = step.d
-        if step.skipped:
-            return
-        factors = np.array([self.directions.updating(step.number, j) for j in range(len(step.g))])
         with uninterrupted():
-            self._history.append(Past(step, factors))
+            self.remember(step)
+            if step.skipped:
+                return
             if getattr(self.update, "stored", False):
                 self._apply_stored(step)
             else:
                 self._apply_history(step)
+
+    def remember(self, step: Step) -> None:
+        """Add a step to the history without taking it. Its d holds from now on."""
+        if step.d:
+            self.directions.d = step.d
+        if not step.skipped:
+            factors = np.array([self.directions.updating(step.number, j) for j in range(len(step.g))])
+            self._history.append(Past(step, factors))
 
     def _apply_history(self, step: Step) -> None:
         weights = self.update.weights([past.step for past in self._history])
