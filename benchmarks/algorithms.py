@@ -1,7 +1,7 @@
 """Algorithms at an equal number of forward passes: Tables 5, 6, 8, 9, 10 of arXiv 2305.17333, and what followed it.
 
 Every method has the same budget, batch and tuning: three learning rates, a factor of about 3 apart, on the first seed;
-the one with the lowest dev loss is run on the others (accuracies of 256 rows are known to 3 %, too little to choose by).
+the one with the lowest dev loss is run on the others (accuracies of 256 rows are known to 3 %).
 Forward passes are counted where the model is called, measurements of norms included. Finished runs are kept, so an
 interrupted command goes on.
 
