@@ -23,6 +23,8 @@ from typing import Any
 
 MARKS = 4  # dev evaluations a run
 BATCH = 16
+PAPER = {"5": "prompts", "6": "n and its schedule", "8": "variance by gradient norm", "9": "variance by parameter norm",
+         "10": "expectation by gradient norm"}  # fmt: skip
 EPOCH = "epoch"  # stands for the steps of an epoch
 LINEAR = "linear"  # stands for a linear schedule of probes over the run
 SGD, NORMED, ELEMENT = (1e-5, 3e-5, 1e-4), (1e-3, 3e-3, 1e-2), (3e-4, 1e-3, 3e-3)
@@ -114,16 +116,15 @@ def run(job: Job, args: argparse.Namespace) -> None:
     rows: list[int] = []
     while True:
         forwards = spent + optimizer.prober.forwards
+        after = forwards + cost_of(optimizer)
+        # before the step that would cross a mark, so that a share of the budget is never exceeded
+        if after > args.forwards * (int(MARKS * curve[-1][0] / args.forwards) + 1) / MARKS and forwards > curve[-1][0]:
+            curve.append((forwards, setup.side.evaluate(setup.model, setup.dev, False)))
+        if after > args.forwards:
+            break
         while len(rows) < BATCH:
             rows += torch.randperm(len(setup.train), generator=order).tolist()
         batch, rows = setup.side.collate([setup.train[i] for i in rows[:BATCH]]), rows[BATCH:]
-        due = optimizer.estimator.forwards(optimizer.steps_done)
-        marks = int(MARKS * forwards / args.forwards) > int(MARKS * curve[-1][0] / args.forwards)
-        last = forwards + due > args.forwards
-        if marks or (last and forwards > curve[-1][0]):
-            curve.append((forwards, setup.side.evaluate(setup.model, setup.dev, False)))
-        if last:
-            break
         optimizer.step(lambda batch=batch: setup.side.loss(setup.model, batch))
     test = setup.side.evaluate(setup.model, setup.test, False)
     result = {**asdict(job), "curve": curve, "test": test, "steps": optimizer.steps_done,
@@ -132,6 +133,16 @@ def run(job: Job, args: argparse.Namespace) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".tmp").write_text(json.dumps(result))
     os.replace(path.with_suffix(".tmp"), path)
+
+
+def cost_of(optimizer: Any) -> int:
+    """Forward passes of the next step, a measurement of norms included."""
+    directions, step = optimizer.updater.directions, optimizer.steps_done
+    passes = optimizer.estimator.forwards(step)
+    if directions.scaling is not None and directions.scaling.due(step):
+        by, blocks = directions.scaling.by, len(directions.blocks)
+        passes += {"parameter_norm": 0, "backprop": 1, "gradient_norm": 2 * blocks * directions.scaling.samples}[by]
+    return int(passes)
 
 
 def prepare(method: Method, job: Job, args: argparse.Namespace) -> tuple[Any, Any, int]:
@@ -259,8 +270,24 @@ def row_of(method: Method, task: str, args: argparse.Namespace) -> str:
     return f"| {method.name}: {method.about} | {method.tables} | {' | '.join(cells)} | {rate or '-'} |"
 
 
+def like_the_paper(args: argparse.Namespace) -> list[str]:
+    """Test accuracies in the layout of the paper's tables."""
+    out = []
+    for number in PAPER:
+        rows = [m for m in args.method_list if number in m.tables.split()]
+        if len(rows) > 1:
+            heads = " | ".join(args.tasks)
+            out += [f"### As Table {number}: {PAPER[number]}\n", f"| | {heads} |", "|---" * (1 + len(args.tasks)) + "|"]
+            for method in rows:
+                found = [[r["test"]["accuracy"] for r in final(method, task, args)] for task in args.tasks]
+                cells = [cell(values, len(args.seed_list), 100, 1) for values in found]
+                out.append(f"| {method.about} | {' | '.join(cells)} |")
+            out.append("")
+    return out
+
+
 def report(args: argparse.Namespace) -> str:
-    """The tables, one a task, as Markdown."""
+    """The tables, one a task and those of the paper, as Markdown."""
     out = [
         f"{args.forwards} forward passes of {BATCH} rows, seeds {', '.join(map(str, args.seed_list))}; {args.rows[0]} "
         f"training, {args.rows[1]} dev and {args.rows[2]} test rows. Means (standard deviations) over the seeds.\n"
@@ -273,7 +300,7 @@ def report(args: argparse.Namespace) -> str:
             *(row_of(method, task, args) for method in args.method_list),
             "",
         ]
-    return "\n".join(out)
+    return "\n".join(out + like_the_paper(args))
 
 
 def draw(args: argparse.Namespace) -> None:
@@ -316,6 +343,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--report_only", action="store_true")
     args = parser.parse_args(arguments)
+    if (args.model is None) != (args.data is None):
+        parser.error("--model and --data go together; without both, the built-in demo")
     args.tasks = args.tasks or (["sst2"] if args.model is None else ["sst2", "snli", "trec"])
     args.seed_list = [13, 21, 42, 87, 100][: args.seeds]
     names = args.methods or [m.name for m in METHODS if m.prompt or args.model is not None]
@@ -323,9 +352,13 @@ def main(arguments: list[str] | None = None) -> None:
     args.method_list = [
         replace(m, rates=tuple(float(f"{factor * rate:g}") for rate in m.rates)) for m in METHODS if m.name in names
     ]
+    args.out.mkdir(parents=True, exist_ok=True)
+    same, note = {"model": args.model, "forwards": args.forwards, "rows": list(args.rows)}, args.out / "settings.json"
+    if note.exists() and json.loads(note.read_text()) != same:
+        parser.error(f"{args.out} holds runs of {note.read_text()}, this command asks for {same}: choose another --out")
+    note.write_text(json.dumps(same))
     if not args.report_only:
         work(args)
-    args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "table.md").write_text(report(args))
     draw(args)
     print(report(args))
