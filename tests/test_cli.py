@@ -280,6 +280,16 @@ def test_methods_from_the_command_line(tmp_path: Path, capsys: Any) -> None:
     assert "momentum:beta=0.5" in capsys.readouterr().err
 
 
+def test_schedules_that_need_the_length_of_the_run(tmp_path: Path) -> None:
+    flags = "--probe_schedule linear --num_probes 2 --scaling variance:every=epoch --load_best_model_at_end false"
+    assert (
+        zerograd(f"train {TRAIN} {flags} --num_train 16".replace("--num_train 64 ", ""), "--output_dir", tmp_path) == 0
+    )
+    steps = StepLog.read(tmp_path / "steps.zlog").steps
+    assert [len(s.g) for s in steps] == [1, 1, 1, 2, 2, 2, 2, 3, 3, 3]
+    assert [bool(s.d) for s in steps] == [t % 4 == 0 for t in range(10)]  # 16 rows, batches of 4
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -1,6 +1,7 @@
 """Blocks, low rank and scaling: which weights a probe moves, and how far."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from architectures import loss_closure, make_tiny, same, state
-from zerograd import MeZO, StepLog, replay
+from zerograd import LogError, MeZO, StepLog, replay
 from zerograd.blocks import Blocks, block_name
 from zerograd.noise import Noise
 from zerograd.parameters import Parameters
@@ -185,3 +186,62 @@ def test_a_later_norm_that_cannot_be_used_leaves_d() -> None:
 def test_scalings_that_cannot_be(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="scale by|every"):
         Variance(**settings)
+
+
+def test_d_of_an_aborted_step_is_forgotten(tmp_path: Path) -> None:
+    """A closure that fails after d was measured, then a measurement that cannot be used: replay still agrees."""
+    model = make_tiny("opt")
+    closure = loss_closure(model)
+    optimizer = MeZO(
+        model.named_parameters(), lr=1e-3, scaling=Variance("gradient_norm", every=1), log=tmp_path / "run.zlog"
+    )
+    optimizer.step(closure)
+    d, calls = optimizer.updater.directions.d, []
+
+    def failing() -> torch.Tensor:
+        calls.append(1)
+        if len(calls) > 2 * len(optimizer.updater.directions.blocks):
+            raise RuntimeError("out of memory")
+        return closure()
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        optimizer.step(failing)
+    assert optimizer.updater.directions.d == d and not optimizer.updater.directions.pending
+    with pytest.warns(UserWarning, match="stay"):
+        optimizer.step(lambda: math.nan)
+    optimizer.step(closure)
+    rebuilt = make_tiny("opt")
+    replay(tmp_path / "run.zlog", rebuilt)
+    assert same(rebuilt, state(model))
+
+
+def test_norms_of_weights_that_are_read_through_a_view() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4, bias=False), torch.nn.Linear(4, 2, bias=False))
+    view = model[1].weight.t()
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    named = [("layers.0.weight", model[0].weight), ("layers.1.weight", model[1].weight)]
+    optimizer = MeZO(named, lr=1e-3, scaling=Variance("gradient_norm"), probing="streamed")
+    with pytest.warns(UserWarning, match="through a view"):
+        optimizer.step(lambda: (model[0](x) @ view).square().mean())
+    assert all(value > 0 for value in optimizer.updater.directions.d)
+
+
+def test_backprop_needs_a_gradient() -> None:
+    optimizer = MeZO(make_tiny("opt").named_parameters(), lr=1e-3, scaling=Variance("backprop"))
+    with pytest.raises(TypeError, match="gradient_norm, which needs forward passes only"):
+        optimizer.step(lambda: torch.tensor(1.0))
+
+
+def test_a_log_with_other_scales(tmp_path: Path) -> None:
+    model = make_tiny("opt")
+    optimizer = MeZO(model.named_parameters(), lr=1e-3, scaling=Variance(), log=tmp_path / "run.zlog")
+    optimizer.step(loss_closure(model))
+    assert optimizer.log is not None
+    optimizer.log.steps[0] = replace(optimizer.log.steps[0], d=(1.0,))
+    optimizer.log.copy_to(tmp_path / "other.zlog", 1)
+    with pytest.raises(LogError, match="1 scales for"):
+        replay(tmp_path / "other.zlog", make_tiny("opt"))
+    optimizer.log.header["noise"]["scaling"]["name"] = "unheard"
+    optimizer.log.copy_to(tmp_path / "other.zlog", 1)
+    with pytest.raises(LogError, match="uses scaling .*unheard"):
+        replay(tmp_path / "other.zlog", make_tiny("opt"))

@@ -66,11 +66,19 @@ def test_random_descent_takes_the_step_it_tried() -> None:
     """lr = eps: the loss after a step is the loss that was probed where that was lower."""
     model = Slope()
     optimizer = MeZO(model.named_parameters(), lr=1e-2, estimator=RandomDescent(eps=1e-2), seed=4)
-    last = float(model())
+    seen: list[float] = []
+
+    def closure() -> torch.Tensor:
+        loss = model().detach()
+        seen.append(float(loss))
+        return loss
+
     for _ in range(20):
-        optimizer.step(model)
-        assert float(model()) < last  # on a slope one of the two ways always descends
-        last = float(model())
+        seen.clear()
+        optimizer.step(closure)
+        before, tried = seen[-2:]
+        # on a slope the opposite step changes the loss by as much the other way
+        assert float(model().detach()) == pytest.approx(min(tried, 2 * before - tried), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +144,18 @@ def test_a_schedule_of_probes_is_followed_and_replayed(tmp_path: Path) -> None:
     assert same(rebuilt, state(model))
 
 
-@pytest.mark.parametrize("settings", [{"eps": 0.0}, {"eps": math.nan}, {"eps": -1.0}, {"n": 0}, {"n": 70_000}])
+def test_numbers_of_numpy_and_a_schedule_of_ones_own(tmp_path: Path) -> None:
+    model = make_tiny("opt")
+    estimator = SPSA(np.float32(1e-3), lambda step: np.int64(1 + step))
+    optimizer = MeZO(model.named_parameters(), lr=1e-3, estimator=estimator, log=tmp_path / "run.zlog")
+    for _ in range(2):
+        optimizer.step(loss_closure(model))
+    assert [len(s.g) for s in StepLog.read(tmp_path / "run.zlog").steps] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"eps": 0.0}, {"eps": 1e-60}, {"eps": 1e39}, {"eps": math.nan}, {"eps": -1.0}, {"n": 0}, {"n": 70_000}]
+)
 @pytest.mark.parametrize("kind", ESTIMATORS.values(), ids=lambda k: k.name)
 def test_settings_that_cannot_be(kind: type[SPSA], settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
@@ -219,8 +238,9 @@ def test_a_log_that_names_no_method(tmp_path: Path, part: str) -> None:
     assert optimizer.log is not None
     del optimizer.log.header[part]
     optimizer.log.copy_to(tmp_path / "other.zlog", 1)
-    with pytest.raises(LogError, match=f"does not name its {part}"):
-        replay(tmp_path / "other.zlog", make_tiny("opt"))
+    for more in ({}, {"update": SGD()}):
+        with pytest.raises(LogError, match=f"does not name its {part}"):
+            replay(tmp_path / "other.zlog", make_tiny("opt"), **more)
 
 
 def test_resuming_with_another_method_is_refused(tmp_path: Path) -> None:

@@ -2,15 +2,16 @@
 
 import copy
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
 from architectures import loss_closure, make_tiny, same, state
-from zerograd import MeZO, replay
+from zerograd import MeZO, StepLog, replay
 from zerograd.steplog import Step
-from zerograd.updates import SGD, UPDATES, Adam, Momentum, Normalised, ScalarMoment, Sign, window_of
+from zerograd.updates import SGD, UPDATES, Adam, Momentum, Normalised, ScalarMoment, Sign, Weights, window_of
 
 TOLERANCE = 1e-3
 
@@ -184,11 +185,90 @@ def test_betas_that_cannot_be(beta: float) -> None:
     ):
         with pytest.raises(ValueError, match="between 0 and 1"):
             make()
-    with pytest.raises(ValueError, match="delta"):
-        Adam(delta=-1.0)
+    for delta in (-1.0, 0.0, 1e-40):
+        with pytest.raises(ValueError, match="delta"):
+            Adam(delta=delta)
 
 
 def test_window() -> None:
     assert window_of(0.5, 0.125) == 3
     assert window_of(0.9, 1e-3) == 66
     assert Adam().window == 459
+
+
+@dataclass(frozen=True)
+class Long:
+    """An update that asks for more than there is."""
+
+    name: ClassVar[str] = "long"
+    window: ClassVar[int] = 2
+
+    def weights(self, steps: Any) -> Weights:
+        return Weights([0.5] * 3) if len(steps) > 1 else Weights([0.5], [0.1, 0.2])
+
+
+def test_weights_that_do_not_fit_are_refused_before_the_log(tmp_path: Any) -> None:
+    model = make_tiny("opt")
+    before = state(model)
+    optimizer = MeZO(model.named_parameters(), lr=1e-3, update=Long(), log=tmp_path / "run.zlog")
+    with pytest.raises(ValueError, match="'long' gives 1 and 2 weights for 1 steps"):
+        optimizer.step(loss_closure(model))
+    assert same(model, before) and not StepLog.read(tmp_path / "run.zlog").steps
+
+
+@dataclass(frozen=True)
+class Mine(Momentum):
+    name: ClassVar[str] = "mine"
+
+
+def test_only_our_own_updates_store_moments() -> None:
+    with pytest.raises(ValueError, match="must be made from the history"):
+        MeZO(make_tiny("opt").named_parameters(), lr=1e-3, update=Mine(stored=True))
+    MeZO(make_tiny("opt").named_parameters(), lr=1e-3, update=Mine())
+
+
+def test_stored_moments_are_float32_whatever_the_default_is(tmp_path: Any) -> None:
+    ends = []
+    for default in (torch.float32, torch.float64):
+        model = make_tiny("opt")
+        torch.set_default_dtype(default)
+        try:
+            optimizer = MeZO(model.named_parameters(), lr=1e-3, update=Adam(stored=True), rank=2)
+            for _ in range(2):
+                optimizer.step(loss_closure(model))
+        finally:
+            torch.set_default_dtype(torch.float32)
+        ends.append(state(model))
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_weights_that_no_direction_moved_stay_finite() -> None:
+    for stored in (False, True):
+        model = make_tiny("llama")
+        optimizer = MeZO(model.named_parameters(), lr=1e-3, blocks=1, update=Adam(delta=1e-30, stored=stored))
+        optimizer.step(loss_closure(model))
+        assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_going_back_to_the_start_forgets_the_history() -> None:
+    model = make_tiny("opt")
+    start = state(model)
+    optimizer = MeZO(model.named_parameters(), lr=1e-3, update=Momentum())
+    begin, closure, ends = copy.deepcopy(optimizer.state_dict()), loss_closure(model), []
+    for _ in range(2):
+        model.load_state_dict(start)
+        optimizer.load_state_dict(begin)
+        for _ in range(3):
+            optimizer.step(closure)
+        ends.append(state(model))
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in start)
+    optimizer.load_state_dict(optimizer.state_dict())  # where it is: nothing to lose
+    assert len(optimizer.updater._history) == 3
+
+
+@pytest.mark.parametrize(
+    "given", [{"update": "adam"}, {"update": Adam}, {"estimator": "rank"}, {"scaling": "variance"}], ids=str
+)
+def test_names_and_classes_are_no_settings(given: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match="must be settings such as"):
+        MeZO(make_tiny("opt").named_parameters(), lr=1e-3, **given)

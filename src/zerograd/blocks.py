@@ -8,6 +8,7 @@ from zerograd.noise.reference import philox
 from zerograd.parameters import Parameters
 
 LAYER = re.compile(r"(?:^|\.)([A-Za-z_]\w*)\.(\d+)(?=\.|$)")
+EMBEDDING = re.compile(r"(?:^|[._])(?:emb|wte\b|wpe\b)")
 CHOICE = 0xFFFFFFFF  # the tensor number whose bits choose the blocks of a probe; never a tensor
 
 
@@ -40,7 +41,7 @@ def block_name(tensor: str) -> str:
     found = LAYER.search(tensor)
     if found:
         return tensor[: found.end()].removeprefix("base_model.model.")
-    return "embeddings" if re.search(r"emb|wte|wpe", tensor) else "rest"
+    return "embeddings" if EMBEDDING.search(tensor) else "rest"
 
 
 def _order(name: str) -> tuple[int, str, int]:

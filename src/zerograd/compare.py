@@ -19,7 +19,7 @@ from zerograd.adapters import Tuning
 from zerograd.arguments import DataArguments, splits_of, task_of
 from zerograd.methods import DEFAULT, METHODS, Method, get_method, run_method
 from zerograd.models import check_model
-from zerograd.plan import NUMBERS, check_methods, points_of, read_seeds
+from zerograd.plan import NUMBERS, TEXTS, check_methods, points_of, read_seeds
 from zerograd.report import command_line, shown, write_results
 from zerograd.table import write_table
 from zerograd.tasks import TASKS
@@ -50,7 +50,7 @@ class CompareArguments(DataArguments):
         default_factory=list,
         metadata={
             "help": "METHOD.SETTING=VALUE, such as mezo.learning_rate=1e-5 or 'ft*.max_steps=500'; several values "
-            f"(1e-6,1e-5) make a grid. Settings: {', '.join(NUMBERS)}."
+            f"(1e-6,1e-5) make a grid. Settings: {', '.join((*NUMBERS, *TEXTS))}."
         },
     )
     output_dir: str | None = field(default=None, metadata={"help": "Folder; None: runs/compare-TASK."})

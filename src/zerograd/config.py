@@ -41,7 +41,9 @@ class MeZOArguments:
     )
     scaling: str | None = field(
         default=None,
-        metadata={"help": "variance or expectation: scale by block; with settings: variance:by=gradient_norm."},
+        metadata={
+            "help": "variance or expectation: scale by block; settings as in variance:by=gradient_norm,every=epoch"
+        },
     )
     probing: str = field(default="auto", metadata={"help": "auto, streamed, snapshot or in_place."})
     max_skipped_steps: int = field(
@@ -58,21 +60,24 @@ class MeZOArguments:
         default=False, metadata={"help": "Continue the run in output_dir, or start it where there is none."}
     )
 
-    def optimizer_settings(self, max_steps: int) -> dict[str, Any]:
+    def optimizer_settings(self, max_steps: int, epoch: int = 1) -> dict[str, Any]:
         """The settings as `MeZO` takes them.
 
         Args:
             max_steps: Steps of the run, for a linear schedule; 0 where they are not known.
+            epoch: Steps of an epoch, for `every=epoch` of a scaling.
 
         Raises:
             ValueError: A setting that cannot be.
         """
+        Noise(0, self.distribution, self.rank)
         n = parse_schedule(self.probe_schedule, self.num_probes, max_steps)
         made = {"eps": self.eps, "n": n}
+        scaling = None if self.scaling is None else self.scaling.replace("every=epoch", f"every={epoch}")
         return {
             "estimator": parse(self.estimator, ESTIMATORS, "estimator", made),
             "update": parse(self.update, UPDATES, "update"),
-            "scaling": None if self.scaling is None else parse(self.scaling, SCALINGS, "scaling"),
+            "scaling": None if scaling is None else parse(scaling, SCALINGS, "scaling"),
             **{key: getattr(self, key) for key in ("distribution", "rank", "blocks", "probing", "allow_unread")},
             "max_skipped": self.max_skipped_steps,
         }
@@ -95,7 +100,6 @@ class MeZOConfig(MeZOArguments, TrainingArguments):
 
     def __post_init__(self) -> None:
         self.optimizer_settings(max(1, self.max_steps))  # raises ValueError for a setting that cannot be
-        Noise(0, self.distribution, self.rank)
         check_probing(self.probing)
         if self.save_full_model not in SAVING:
             raise ValueError(f"unknown save_full_model {self.save_full_model!r}; choose one of {', '.join(SAVING)}")

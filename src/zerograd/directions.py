@@ -31,7 +31,8 @@ class Directions:
     def __init__(self, noise: Noise, parameters: Parameters, blocks: int = 0, scaling: Variance | None = None) -> None:
         self.noise, self.parameters, self.count, self.scaling = noise, parameters, blocks, scaling
         self.blocks = Blocks(parameters)
-        self.d: tuple[float, ...] = ()
+        self.d: tuple[float, ...] = ()  # of the steps taken
+        self.pending: tuple[float, ...] = ()  # measured for the step that is being probed
         if not 0 <= blocks <= len(self.blocks):
             names = ", ".join(self.blocks.names)
             raise ValueError(
@@ -50,16 +51,17 @@ class Directions:
 
     def probing(self, step: int, probe: int) -> NDArray[np.float64]:
         """a of each tensor."""
-        factors = self._common(step, probe)
-        return factors / np.array(self.d)[self.blocks.of] if self.d else factors
+        factors, d = self._common(step, probe), self.pending or self.d
+        return factors / np.array(d)[self.blocks.of] if d else factors
 
-    def updating(self, step: int, probe: int) -> NDArray[np.float64]:
-        """b of each tensor, with the d that holds now."""
+    def updating(self, step: int, probe: int, d: tuple[float, ...] | None = None) -> NDArray[np.float64]:
+        """b of each tensor, with the d given, or the one that holds now."""
+        d = self.d if d is None else d
         factors = self._common(step, probe)
         if self.count:
             factors = factors * (len(self.blocks) / self.count)
-        if self.d and self.scaling is not None:
-            factors = factors * np.array(self.d)[self.blocks.of] ** self.scaling.power
+        if d and self.scaling is not None and self.scaling.power:
+            factors = factors * np.array(d)[self.blocks.of]
         return factors
 
     def only(self, block: int) -> NDArray[np.float64]:

@@ -10,6 +10,8 @@ from typing import ClassVar
 
 from zerograd.schedules import Schedule, check_probes
 
+MIN_EPS = 1e-30
+
 
 @dataclass(frozen=True)
 class SPSA:
@@ -35,16 +37,14 @@ class SPSA:
     baseline: ClassVar[bool] = False  # whether the loss at theta is evaluated too, once for all probes
 
     def __post_init__(self) -> None:
-        if not (self.eps > 0 and math.isfinite(self.eps)):
-            raise ValueError(f"eps must be positive and finite, got {self.eps}; the paper uses 1e-3")
+        if not MIN_EPS <= self.eps <= 1 / MIN_EPS:
+            raise ValueError(f"eps must be positive and finite (in float32), got {self.eps}; the paper uses 1e-3")
         if not callable(self.n):
             check_probes(self.n)
 
     def probes(self, step: int) -> int:
         """n at a step. ValueError where a schedule of the user's own gives none."""
-        n = self.n(step) if callable(self.n) else self.n
-        check_probes(n)
-        return n
+        return check_probes(self.n(step) if callable(self.n) else self.n)
 
     def forwards(self, step: int) -> int:
         """Forward passes of a step (and micro-batch)."""
@@ -94,7 +94,7 @@ class Rank(SPSA):
 class RandomDescent(SPSA):
     """Go along a random step if it lowers the loss, else the opposite way: g_j = -1 or 1; n + 1 forward passes a step.
 
-    With lr = eps and n = 1 the step taken is the step that was tried, as the reading note on the paper has it.
+    With lr = eps, n = 1 and all blocks unscaled the step taken is the step that was tried, as the reading note has it.
     """
 
     name: ClassVar[str] = "random-descent"

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ from zerograd.perturb import Perturber
 from zerograd.prober import Closure, Prober
 from zerograd.runlog import check_base, make_header
 from zerograd.scaling import Variance
+from zerograd.schedules import Schedule
 from zerograd.steplog import MAX_GROUPS, LogError, Step, StepLog
-from zerograd.updater import Updater
+from zerograd.updater import Plan, Updater
 from zerograd.updates import SGD, Update
+
+EXAMPLES = {"estimator": "SPSA(eps=1e-3, n=1)", "update": "Adam()", "scaling": "Variance()"}
 
 
 class NonFiniteLossError(RuntimeError):
@@ -31,8 +35,9 @@ class NonFiniteLossError(RuntimeError):
 class MeZO(torch.optim.Optimizer):
     """Memory-efficient zeroth-order optimisation (Algorithms 1 and 2 of arXiv 2305.17333) as a torch optimiser.
 
-    No gradient is computed and no buffer of the model's size is kept. Weights are never disturbed by probing (see
-    `probing`), torch's random state is never touched, and with `log` the run can be rebuilt by `replay`.
+    No gradient is computed and no buffer of the model's size is kept, unless asked for (scaling by backprop, stored
+    moments). Weights are never disturbed by probing (see `probing`), torch's random state is never touched, and with
+    `log` the run can be rebuilt by `replay`.
 
         opt = MeZO(model.named_parameters(), lr=1e-6, log="run.zlog")
         for batch in loader:
@@ -43,7 +48,7 @@ class MeZO(torch.optim.Optimizer):
             with requires_grad=False are left out. dtype float32, bfloat16 or float16.
         lr: Learning rate. Each group has its own "lr", which torch's schedulers may change.
         eps: Perturbation scale; None: 1e-3.
-        n: Probes a step (n-SPSA), each of two forward passes; None: 1.
+        n: Probes a step (n-SPSA), each of two forward passes, or a schedule (`zerograd.schedules`); None: 1.
         estimator: Any of `zerograd.estimators` (or your own); None: `SPSA(eps, n)`.
         update: Any of `zerograd.updates` (or your own); None: `SGD()`.
         weight_decay: Decoupled, on tensors of two or more dimensions (not on biases and norms). A group with its own
@@ -73,7 +78,7 @@ class MeZO(torch.optim.Optimizer):
         lr: float,
         *,
         eps: float | None = None,
-        n: int | None = None,
+        n: int | Schedule | None = None,
         estimator: SPSA | None = None,
         update: Update | None = None,
         weight_decay: float = 0.0,
@@ -97,6 +102,8 @@ class MeZO(torch.optim.Optimizer):
         elif eps is not None or n is not None:
             raise ValueError(f"eps and n are settings of the estimator, and {estimator} is given: set them there")
         self.estimator = estimator
+        update = SGD() if update is None else update
+        _check_parts(estimator, update, scaling)
         params = list(params)
         groups = make_groups(params, weight_decay)
         if len(groups) > MAX_GROUPS:
@@ -112,7 +119,7 @@ class MeZO(torch.optim.Optimizer):
         self.prober = Prober(self.perturber, directions, estimator, allow_unread)
         self.steps_done = 0
         self._weight_decay = [float(group["weight_decay"]) for group in self.param_groups]
-        self.updater = Updater(directions, SGD() if update is None else update, self._weight_decay)
+        self.updater = Updater(directions, update, self._weight_decay)
         self._max_skipped, self._skipped = max_skipped, 0
         self._probed = False
         self.log = None if log is None else self._open_log(log, resume, frozen_note(frozen_of(params)))
@@ -121,11 +128,13 @@ class MeZO(torch.optim.Optimizer):
         """One step. With a closure: probe it first; without: apply what `probe` has gathered since the last step.
 
         Args:
-            closure: Computes the loss of the batch, a scalar tensor or a float. Called 2 n times, without autograd.
+            closure: Computes the loss of the batch, a scalar tensor or a float. Called without autograd, as often as
+                the estimator says (2 n times).
                 A sequence of closures is a batch in parts, whose losses are added.
 
         Returns:
-            The mean of the losses at theta + eps z and theta - eps z (over the n probes); None without a closure.
+            The mean of the losses that were evaluated (at theta + eps z and theta - eps z, over the n probes); None
+            without a closure.
 
         Raises:
             NonFiniteLossError: More than `max_skipped` steps in a row had a loss that is not finite.
@@ -139,10 +148,11 @@ class MeZO(torch.optim.Optimizer):
                 self._check_lr(step)
             else:
                 step = self.prober.gather(self.steps_done, self._lr())
+            plan = None if step.skipped else self.updater.plan(step)
             with uninterrupted():  # all of it or nothing, also when Ctrl-C is pressed
                 if recorded is None and self.log is not None:
                     self.log.append(step)
-                self._apply(step)
+                self._apply(step, plan)
         finally:
             self._clear()
             torch.clear_autocast_cache()
@@ -164,6 +174,11 @@ class MeZO(torch.optim.Optimizer):
             self._probed = True
             return loss
         return self.prober.probe(closure, self.steps_done)
+
+    def rewind(self) -> None:
+        """Back to step 0, for `fast_forward` to an earlier step of the log. The caller loads the base weights."""
+        self.updater.reset()
+        self.steps_done = 0
 
     def fast_forward(self, steps: int) -> None:
         """Re-apply logged steps until `steps` steps are done. ValueError if the log is shorter."""
@@ -189,11 +204,13 @@ class MeZO(torch.optim.Optimizer):
             ValueError: There is a log, and it is at another step.
         """
         steps_done = int(state_dict.get("steps_done", self.steps_done))
-        if self.log is None and steps_done and (self.updater.update.window > 1 or self.updater.directions.scaling):
-            raise ValueError(
-                f"update {self.updater.update} with this scaling reads the steps before step {steps_done}, which this "
-                "state does not hold: keep a log (MeZO(..., log=path)) and resume it from the base weights"
-            )
+        if steps_done != self.steps_done and self.log is None and self.updater.remembers:
+            if steps_done:
+                raise ValueError(
+                    f"{self.updater.update} reads the steps before step {steps_done}, which this state does not hold: "
+                    "keep a log (MeZO(..., log=path)) and resume it from the base weights"
+                )
+            self.updater.reset()
         if self.log is not None and steps_done != self.steps_done:
             raise ValueError(
                 f"this state is of step {steps_done}, but the weights and the log are at step {self.steps_done}: start "
@@ -221,10 +238,10 @@ class MeZO(torch.optim.Optimizer):
             return log
         return StepLog.create(path, header)
 
-    def _apply(self, step: Step) -> None:
+    def _apply(self, step: Step, plan: Plan | None = None) -> None:
         """Update the weights and count the step; Ctrl-C cannot come between the two."""
         with uninterrupted():
-            self.updater.apply(step)
+            self.updater.apply(step, plan)
             self.steps_done += 1
 
     def _lr(self) -> tuple[float, ...]:
@@ -263,3 +280,15 @@ class MeZO(torch.optim.Optimizer):
                 f"with a smaller learning rate (now {step.lr[0]:g}) or eps (now {self.estimator.eps:g}), or with "
                 f"bfloat16 or float32 weights (now {dtypes}), which have float32's range."
             )
+
+
+def _check_parts(estimator: Any, update: Any, scaling: Any) -> None:
+    """TypeError for parts that are names or classes instead of settings."""
+    fits = {
+        "estimator": isinstance(estimator, SPSA),
+        "update": is_dataclass(update) and hasattr(update, "weights") and not isinstance(update, type),
+        "scaling": scaling is None or isinstance(scaling, Variance),
+    }
+    for what, part in (("estimator", estimator), ("update", update), ("scaling", scaling)):
+        if not fits[what]:
+            raise TypeError(f"{what} must be settings such as {EXAMPLES[what]}, a frozen dataclass; got {part!r}")

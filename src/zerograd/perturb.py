@@ -92,6 +92,18 @@ class Perturber:
         mode.check_views()
 
     @contextmanager
+    def unmoved(self) -> Iterator[None]:
+        """Inside, the model computes with theta, in the way in which it computes with theta + c z.
+
+        Some modules take another path while a torch-function mode is active, and the two differ in their last bits.
+        """
+        if self.probing != "streamed":
+            yield
+            return
+        with Reads({}, None, self._scratch, read=set(), aliased=set(), spans=None):
+            yield
+
+    @contextmanager
     def watch(self) -> Iterator[None]:
         """Inside, reads are noted and nothing is perturbed: the first step's extra forward where nothing is streamed.
 

@@ -6,6 +6,7 @@ from itertools import product
 from typing import Any
 
 from zerograd.adapters import Tuning
+from zerograd.config import MeZOArguments
 from zerograd.methods import METHODS, OPTIMIZERS, Method
 from zerograd.presets import Preset
 from zerograd.task_side import DEFAULTS
@@ -88,6 +89,9 @@ def _parse(text: str) -> tuple[str, str, list[Any]]:
         known = ", ".join((*NUMBERS, *TEXTS))
         raise ValueError(f"--set {text!r}: it should be METHOD.SETTING=VALUE, SETTING one of {known}")
     if name in TEXTS:  # one value: commas separate its own settings
+        settings: Any = MeZOArguments()
+        setattr(settings, name, right)
+        settings.optimizer_settings(max_steps=1)  # raises for what cannot be
         return pattern, name, [right]
     try:
         return pattern, name, [int(v) if name in INTEGERS else float(v) for v in right.split(",")]

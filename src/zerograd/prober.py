@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from zerograd.directions import Directions
 from zerograd.estimators import SPSA
@@ -29,7 +30,7 @@ class Prober:
 
     def __init__(self, perturber: Perturber, directions: Directions, estimator: SPSA, allow_unread: bool) -> None:
         self.perturber, self.directions, self.estimator = perturber, directions, estimator
-        self.forwards = 0  # passes of the run so far, for measurements of d too
+        self.forwards = 0  # so far, for measurements of d too; without the extra look of the first step
         self._allow_unread = allow_unread
         self.clear()
 
@@ -37,7 +38,7 @@ class Prober:
         """Forget what was gathered."""
         self._losses: list[list[float]] = []
         self._base = 0.0
-        self._d: tuple[float, ...] = ()
+        self.directions.pending = ()
 
     def probe(self, closure: Closure, step: int) -> float:
         """Add a closure's losses to those of the step; returns their mean."""
@@ -51,7 +52,7 @@ class Prober:
             self._losses = [[0.0] * len(self.estimator.offsets) for _ in losses]
         for total, sides in zip(self._losses, losses, strict=True):
             total[:] = [t + s for t, s in zip(total, sides, strict=True)]
-        return math.fsum(self._mean(sides, base) for sides in losses) / len(losses)
+        return sum(self._mean(sides, base) for sides in losses) / len(losses)
 
     def gather(self, step: int, lr: tuple[float, ...]) -> Step:
         """The step that the gathered losses make; float32 values. RuntimeError if nothing was probed."""
@@ -63,7 +64,9 @@ class Prober:
         losses = [self._mean(sides, self._base) for sides in self._losses]
         with np.errstate(over="ignore"):
             g, losses = ([float(np.float32(v)) for v in values] for values in (g, losses))
-        return Step(step, tuple(g), tuple(losses), lr, not all(map(math.isfinite, (*g, *losses))), self._d)
+        return Step(
+            step, tuple(g), tuple(losses), lr, not all(map(math.isfinite, (*g, *losses))), self.directions.pending
+        )
 
     def _mean(self, sides: list[float], base: float) -> float:
         every = [*sides, base] if self.estimator.baseline else sides
@@ -72,15 +75,20 @@ class Prober:
     def _baseline(self, closure: Closure) -> float:
         if not self.estimator.baseline:
             return 0.0
-        with torch.no_grad():
+        with torch.no_grad(), self.perturber.unmoved():
             torch.clear_autocast_cache()
             self.forwards += 1
             return _as_float(closure())
 
     def sides(self, closure: Closure, step: int, probe: int) -> list[float]:
         """The losses at theta + offset eps z, one for each of the estimator's offsets."""
-        factors = self.directions.probing(step, probe)
-        perturber, offsets = self.perturber, [o * self.estimator.eps for o in self.estimator.offsets]
+        offsets = [o * self.estimator.eps for o in self.estimator.offsets]
+        return self._along(closure, step, probe, self.directions.probing(step, probe), offsets)
+
+    def _along(
+        self, closure: Closure, step: int, probe: int, factors: NDArray[np.float64], offsets: list[float]
+    ) -> list[float]:
+        perturber = self.perturber
         if perturber.watching and perturber.probing != "streamed" and probe == 0:
             with torch.no_grad(), perturber.watch():
                 closure()
@@ -114,24 +122,20 @@ class Prober:
         else:
             norms = [self._gradient_norm(closure, step, block, scaling.samples) for block in range(len(blocks))]
         try:
-            self._d = rescaled(norms, parameters, blocks)
+            self.directions.pending = rescaled(norms, parameters, blocks)
         except ValueError as error:
             if not self.directions.d:
                 raise
             warnings.warn(f"step {step}: {error}; the scales measured before stay", stacklevel=6)
-        else:
-            self.directions.d = self._d
 
     def _gradient_norm(self, closure: Closure, step: int, block: int, samples: int) -> float:
         """Proposition 1: the projected gradient along directions that move one block, root mean square."""
-        squares = []
+        eps, factors, squares = self.estimator.eps, self.directions.only(block), []
         for i in range(samples):
             number = MAX_PROBES + 1 + block * samples + i  # no probe of a step has such a number
-            factors = self.directions.only(block)
-            eps = self.estimator.eps
-            with torch.no_grad(), self.perturber.session(step, number, factors):
-                squares.append(((self._loss(closure, eps) - self._loss(closure, -eps)) / (2 * eps)) ** 2)
-        return math.sqrt(math.fsum(squares) / samples)
+            plus, minus = self._along(closure, step, number, factors, [eps, -eps])
+            squares.append(((plus - minus) / (2 * eps)) ** 2)
+        return math.sqrt(sum(squares) / samples)
 
     def _norms_by_backprop(self, closure: Closure) -> list[float]:
         """One backward pass: its gradients are the only ones this package ever makes."""
@@ -143,8 +147,11 @@ class Prober:
             self.forwards += 1
             with torch.enable_grad():
                 loss = closure()
-                if not isinstance(loss, torch.Tensor):
-                    raise TypeError("scaling by backprop needs a closure that returns a tensor with a gradient")
+                if not isinstance(loss, torch.Tensor) or not loss.requires_grad:
+                    raise TypeError(
+                        "scaling by backprop needs a loss with a gradient, and this objective has none: scale by "
+                        "gradient_norm, which needs forward passes only"
+                    )
                 grads = torch.autograd.grad(loss, [e.tensor for e in entries], allow_unused=True)
         finally:
             for entry, flag in zip(entries, before, strict=True):

@@ -133,6 +133,9 @@ def replay(
     count = len(read.steps) if step is None else step
     if not 0 <= count <= len(read.steps):
         raise ValueError(f"cannot replay to step {step}: {log} holds {len(read.steps)} steps")
+    for part in ("estimator", "update"):
+        if not isinstance(read.header.get(part), dict) or "name" not in read.header[part]:
+            raise LogError(f"{log} does not name its {part}, and cannot be replayed")
     directions = _directions(read, _find(read, model))
     weight_decay = [group["weight_decay"] for group in read.header["groups"]]
     updater = Updater(directions, _update(read) if update is None else update, weight_decay)
@@ -148,16 +151,16 @@ def replay(
 
 def _directions(log: StepLog, parameters: Parameters) -> Directions:
     noise = log.header["noise"]
-    scaling = build(noise["scaling"], SCALINGS) if "scaling" in noise else None
+    try:
+        scaling = build(noise["scaling"], SCALINGS) if "scaling" in noise else None
+    except (KeyError, TypeError) as error:
+        raise LogError(f"{log.path} uses scaling {noise['scaling']}, which this zerograd does not know") from error
     made = Noise(noise["seed"], noise["distribution"], noise.get("rank", 0))
     return Directions(made, parameters, noise.get("blocks", 0), scaling)
 
 
 def _update(log: StepLog) -> Update:
     """The update that a log names."""
-    for part in ("estimator", "update"):
-        if not isinstance(log.header.get(part), dict) or "name" not in log.header[part]:
-            raise LogError(f"{log.path} does not name its {part}, and cannot be replayed")
     try:
         made: Update = build(log.header["update"], UPDATES)
     except (KeyError, TypeError) as error:

@@ -35,7 +35,7 @@ class Variance:
     samples: int = 1
 
     name: ClassVar[str] = "variance"
-    power: ClassVar[int] = 1  # of d in the update
+    power: ClassVar[int] = 1  # of d in the update, 1 or 0
 
     def __post_init__(self) -> None:
         if self.by not in SOURCES:
@@ -81,8 +81,13 @@ def rescaled(norms: Sequence[float], parameters: Parameters, blocks: Blocks) -> 
     for norm, name in zip(norms, blocks.names, strict=True):
         if not (math.isfinite(norm) and norm > 0):
             raise ValueError(
-                f"block {name!r} has norm {norm}, by which nothing can be scaled: freeze what never moves the loss, "
-                "scale by another norm, or train without scaling"
+                f"block {name!r} has norm {norm}, by which nothing can be scaled: "
+                + (
+                    "freeze what never moves the loss, scale by another norm, "
+                    if norm == 0
+                    else "the loss is not finite; "
+                )
+                + "or train without scaling"
             )
     sizes = np.bincount(blocks.of, [e.tensor.numel() for e in parameters.entries], len(blocks))
     d = np.array(norms)

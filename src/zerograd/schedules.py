@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import index
+from typing import Any
 
 Schedule = Callable[[int], int]
 MAX_PROBES = 65_535
@@ -53,10 +55,15 @@ class Stages:
         return [n for first, n in self.stages if first <= step][-1]
 
 
-def check_probes(n: int) -> None:
-    """ValueError for a number of probes that cannot be."""
-    if not isinstance(n, int) or not 1 <= n <= MAX_PROBES:
-        raise ValueError(f"n, the number of probes a step, must be 1 to {MAX_PROBES}, got {n}")
+def check_probes(n: Any) -> int:
+    """A number of probes as an int. ValueError for one that cannot be."""
+    try:
+        count = index(n)
+    except TypeError:
+        count = 0
+    if not 1 <= count <= MAX_PROBES:
+        raise ValueError(f"n, the number of probes a step, must be 1 to {MAX_PROBES}, got {n!r}")
+    return count
 
 
 def parse_schedule(text: str, n: int, steps: int) -> int | Schedule:
@@ -70,6 +77,7 @@ def parse_schedule(text: str, n: int, steps: int) -> int | Schedule:
     Raises:
         ValueError: Anything else, or "linear" where the number of steps is not known.
     """
+    n = check_probes(n)
     if text == "constant":
         return n
     if text == "linear":

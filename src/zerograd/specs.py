@@ -10,7 +10,7 @@ from typing import Any
 def describe(settings: Any) -> dict[str, Any]:
     """A frozen dataclass as JSON: its name and its fields; a function by its name."""
     values = {f.name: _plain(getattr(settings, f.name)) for f in fields(settings)}
-    return json.loads(json.dumps({"name": settings.name, **values}))
+    return dict(json.loads(json.dumps({"name": settings.name, **values}, default=_number)))
 
 
 def build(header: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
@@ -54,6 +54,11 @@ def _value(where: str, text: str, kind: type) -> Any:
     except ValueError:
         pass
     raise ValueError(f"{where} must be {'true or false' if kind is bool else f'of type {kind.__name__}'}, got {text!r}")
+
+
+def _number(value: Any) -> Any:
+    """A number of NumPy's or torch's as Python's."""
+    return value.item()
 
 
 def _plain(value: Any) -> Any:

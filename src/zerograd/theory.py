@@ -22,7 +22,7 @@ def lemma_2(d: int, n: int, distribution: str) -> float:
         d: Parameters.
         n: Probes.
         distribution: "sphere": (d + n - 1) / n, Lemma 2 of arXiv 2305.17333. "gaussian": (d + n + 1) / n, because its
-            norm varies too. "rademacher": as the sphere, for a gradient whose elements are of one size.
+            norm varies too. "rademacher": as the sphere.
     """
     return (d + n + (1 if distribution == "gaussian" else -1)) / n
 
@@ -127,16 +127,22 @@ def hessian_trace(
         seed: Of the directions.
     """
     perturber = Perturber(parameters, Noise(seed, "rademacher"), "streamed")
+
+    def at(c: float) -> float:
+        with perturber.at(c):
+            return float(loss())
+
     values = []
     with torch.no_grad():
-        middle = float(loss())
+        with perturber.unmoved():
+            middle = float(loss())
         for i in range(samples):
             with perturber.session(i, 0):
-                sides = []
-                for c in (eps, -eps):
-                    with perturber.at(c):
-                        sides.append(float(loss()))
-            values.append((sum(sides) - 2 * middle) / eps**2)
+                plus = at(eps)
+                if perturber.take_aliased():
+                    plus = at(eps)
+                values.append((plus + at(-eps) - 2 * middle) / eps**2)
+            perturber.watching = False
     return Measured.of(torch.tensor(values, dtype=torch.float64))
 
 
@@ -159,8 +165,8 @@ def top_eigenvalue(
             norm = math.sqrt(sum(float(x.square().sum()) for x in v))
             v = [x / norm for x in v]
             with torch.enable_grad():
-                gradients = torch.autograd.grad(loss(), tensors, create_graph=True)
-                product = torch.autograd.grad(gradients, tensors, v)
+                gradients = torch.autograd.grad(loss(), tensors, create_graph=True, materialize_grads=True)
+                product = torch.autograd.grad(gradients, tensors, v, materialize_grads=True)
             found.append(sum(float((x * hx).sum()) for x, hx in zip(v, product, strict=True)))
             v = [hx.detach() for hx in product]
     finally:

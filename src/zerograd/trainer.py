@@ -21,7 +21,6 @@ from zerograd.base import load_base, save_base
 from zerograd.config import MeZOArguments, MeZOConfig
 from zerograd.models import save_model
 from zerograd.optimizer import MeZO
-from zerograd.runlog import replay
 from zerograd.steplog import LogError, StepLog
 from zerograd.task_trainer import TaskTrainer
 
@@ -115,13 +114,25 @@ class MeZOMixin:
             seed=self.args.seed,
             log=self.log_path,
             resume=self._resuming,
-            **settings.optimizer_settings(self.state.max_steps),
+            **settings.optimizer_settings(self.state.max_steps, self._epoch_steps()),
         )
         if self.args.load_best_model_at_end and settings.save_full_model != "checkpoints":
             save_base(Path(self.args.output_dir) / BASE_NAME, self.mezo.parameters)
         self.mezo.fast_forward(self._resume_step)
         self.optimizer = self.mezo
         return self.mezo
+
+    def _epoch_steps(self: Any) -> int:
+        """Optimiser steps an epoch, at least one."""
+        if "every=epoch" not in (self.mezo_args.scaling or ""):
+            return 1
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        try:
+            return max(1, -(-len(self.train_dataset) // batch))
+        except TypeError:
+            raise ValueError(
+                "every=epoch needs a data set whose length is known; give the steps, such as every=100"
+            ) from None
 
     def training_step(
         self: Any, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -190,8 +201,8 @@ class MeZOMixin:
             super()._load_best_model()  # type: ignore[misc]
             return
         load_base(Path(self.args.output_dir) / BASE_NAME, self.mezo.parameters)
-        best = replay(log, [(e.name, e.tensor) for e in self.mezo.parameters.entries])
-        self.mezo.steps_done = len(best.steps)
+        self.mezo.rewind()
+        self.mezo.fast_forward(len(StepLog.read(log).steps))
         self._at_best = True
 
 

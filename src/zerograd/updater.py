@@ -13,8 +13,10 @@ from zerograd.interrupts import uninterrupted
 from zerograd.noise import Moments, Terms
 from zerograd.noise.torch_ops import root
 from zerograd.parameters import Entry
-from zerograd.steplog import Step
+from zerograd.steplog import LogError, Step
 from zerograd.updates import Adam, Momentum, Update, Weights
+
+BUFFERS = {Momentum: 1, Adam: 2}  # of updates that can store their moments
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,20 @@ class Past:
 
     step: Step
     factors: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a step will do, checked before anything is written: one row a direction, oldest first."""
+
+    past: Past  # the step itself
+    weights: Weights
+    at: NDArray[np.uint32]  # (step, probe)
+    g: NDArray[np.float64]
+    n: NDArray[np.float64]  # probes of the direction's step
+    factors: NDArray[np.float64]  # (directions, tensors)
+    weight: NDArray[np.float64]  # of the direction's step
+    ends: list[int]
 
 
 class Updater:
@@ -35,100 +51,127 @@ class Updater:
         directions: The run's directions over its trainable tensors.
         update: What is done with the gradient estimates.
         weight_decay: Per parameter group.
+
+    Raises:
+        ValueError: An update of the user's own that asks for stored moments.
     """
 
     def __init__(self, directions: Directions, update: Update, weight_decay: list[float]) -> None:
         self.directions, self.update, self._weight_decay = directions, update, weight_decay
         self._entries = directions.parameters.entries
-        self._history: deque[Past] = deque(maxlen=update.window)
-        self._stored: dict[Entry, list[torch.Tensor]] = {}
+        self._buffers = BUFFERS.get(type(update), 0) if getattr(update, "stored", False) else 0
+        if getattr(update, "stored", False) and not self._buffers:
+            raise ValueError(f"stored moments are Momentum's and Adam's own; {update} must be made from the history")
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to the start of the run: no history, no d, moments of 0."""
+        self.directions.d = ()
+        self._history: deque[Past] = deque(maxlen=1 if self._buffers else self.update.window)
         self._fading = [1.0, 1.0]  # beta1^t and beta2^t of Adam's buffers, by multiplication as everywhere
+        self._stored = {
+            entry: [torch.zeros_like(entry.tensor, dtype=torch.float32) for _ in range(self._buffers)]
+            for entry in (self._entries if self._buffers else ())
+        }
 
-    def apply(self, step: Step) -> None:
-        """Take one step. A skipped step changes nothing and leaves no history."""
+    @property
+    def remembers(self) -> bool:
+        """Whether the next step depends on the steps before it."""
+        return self.update.window > 1 or self.directions.scaling is not None
+
+    def plan(self, step: Step) -> Plan:
+        """What `apply` will do.
+
+        Raises:
+            LogError: The step's d is of other blocks.
+            ValueError: The update's weights do not fit the history.
+        """
+        if step.d and len(step.d) != len(self.directions.blocks):
+            raise LogError(f"step {step.number} has {len(step.d)} scales for {len(self.directions.blocks)} blocks")
+        past = [*self._history, self._past(step)][-(self._history.maxlen or 1) :]
+        weights = self.update.weights([p.step for p in past])
+        if not 1 <= len(weights.first) <= len(past) or len(weights.second) not in (0, len(weights.first)):
+            raise ValueError(
+                f"update {self.update.name!r} gives {len(weights.first)} and {len(weights.second)} weights for "
+                f"{len(past)} steps; first needs 1 to {len(past)}, second none or as many as first"
+            )
+        past = past[-len(weights.first) :]
+        counts = [len(p.step.g) for p in past]
+        return Plan(
+            past[-1],
+            weights,
+            np.array([(p.step.number, j) for p in past for j in range(len(p.step.g))], np.uint32),
+            np.array([g for p in past for g in p.step.g]),
+            np.repeat(np.array(counts, float), counts),
+            np.concatenate([p.factors for p in past]),
+            np.repeat(np.array(weights.first), counts),
+            np.cumsum(counts).tolist(),
+        )
+
+    def apply(self, step: Step, plan: Plan | None = None) -> None:
+        """Take one step. A skipped step changes no weight and leaves no history; its d holds from now on."""
+        plan = plan or (None if step.skipped else self.plan(step))
         with uninterrupted():
-            self.remember(step)
-            if step.skipped:
-                return
-            if getattr(self.update, "stored", False):
-                self._apply_stored(step)
-            else:
-                self._apply_history(step)
+            if plan is not None and self._buffers:
+                self._apply_stored(step, plan)
+            elif plan is not None:
+                for entry in self._entries:
+                    self._apply_history(entry, step, plan)
+            if plan is not None:
+                self._history.append(plan.past)
+            if step.d:
+                self.directions.d = step.d
 
-    def remember(self, step: Step) -> None:
-        """Add a step to the history without taking it. Its d holds from now on."""
-        if step.d:
-            self.directions.d = step.d
-        if not step.skipped:
-            factors = np.array([self.directions.updating(step.number, j) for j in range(len(step.g))])
-            self._history.append(Past(step, factors))
+    def _past(self, step: Step) -> Past:
+        d = step.d or self.directions.d
+        factors = np.array([self.directions.updating(step.number, j, d) for j in range(len(step.g))])
+        last = self._history[-1].factors if self._history else None
+        return Past(step, last if last is not None and np.array_equal(last, factors) else factors)
 
-    def _apply_history(self, step: Step) -> None:
-        weights = self.update.weights([past.step for past in self._history])
-        pasts = list(self._history)[-len(weights.first) :]
-        at = np.array([(p.step.number, j) for p in pasts for j in range(len(p.step.g))], np.uint32)
-        for entry in self._entries:
-            lr = step.lr[entry.group]
-            terms = self._terms(entry, pasts, at, weights, lr)
-            if terms is None and not self._weight_decay[entry.group]:
-                continue  # a block that no direction in the window moved
-            self._add(entry, step, terms)
-
-    def _terms(
-        self, entry: Entry, pasts: list[Past], at: NDArray[np.uint32], weights: Weights, lr: float
-    ) -> Terms | None:
-        plain = not weights.sign and not weights.second
-        parts = []
-        for past, weight in zip(pasts, weights.first, strict=True):
-            g, scale = np.array(past.step.g), past.factors[:, entry.index]
-            parts.append((-lr * g if plain else g) / len(g) * scale * (weight if plain else 1.0))
-        coefficients = np.concatenate(parts).astype(np.float32)
-        if plain:
+    def _apply_history(self, entry: Entry, step: Step, plan: Plan) -> None:
+        lr, weights, factors = step.lr[entry.group], plan.weights, plan.factors[:, entry.index]
+        if not weights.sign and not weights.second:
+            coefficients = (-lr * plan.g / plan.n * factors * plan.weight).astype(np.float32)
             moving = coefficients != 0
-            return Terms(at[moving], coefficients[moving]) if moving.any() else None
-        ends = np.cumsum([len(part) for part in parts]).tolist()
-        return Terms(at, coefficients, Moments(ends, weights.first, weights.second, -lr, weights.delta))
-
-    def _add(self, entry: Entry, step: Step, terms: Terms | None) -> None:
-        keep = self._keep(entry, step)
-        if terms is None:
-            terms = Terms([(step.number, 0)], [0.0])
-        self.directions.noise.add_(entry.tensor, terms, tensor=entry.index, keep=keep, rounding=step.number)
+            terms = Terms(plan.at[moving], coefficients[moving])
+            if not moving.any():
+                if not self._weight_decay[entry.group]:
+                    return  # a block that no direction moved
+                terms = Terms(plan.at[:1], [0.0])
+        else:
+            moments = Moments(plan.ends, weights.first, weights.second, -lr, weights.delta)
+            terms = Terms(plan.at, (plan.g / plan.n * factors).astype(np.float32), moments)
+        self.directions.noise.add_(
+            entry.tensor, terms, tensor=entry.index, keep=self._keep(entry, step), rounding=step.number
+        )
 
     def _keep(self, entry: Entry, step: Step) -> float:
         return float(np.float32(1 - step.lr[entry.group] * self._weight_decay[entry.group]))
 
-    def _apply_stored(self, step: Step) -> None:
+    def _apply_stored(self, step: Step, plan: Plan) -> None:
         """Momentum and Adam with buffers of their own; products and sums apart, so that all devices round alike."""
         update: Any = self.update
-        noise, past = self.directions.noise, self._history[-1]
+        noise, last = self.directions.noise, slice(len(plan.g) - len(step.g), None)
         if isinstance(update, Adam):
             self._fading = [self._fading[0] * update.beta1, self._fading[1] * update.beta2]
-        at, g = [(step.number, j) for j in range(len(step.g))], np.array(step.g) / len(step.g)
         for entry in self._entries:
-            state = self._state(entry, 1 if isinstance(update, Momentum) else 2)
-            terms = Terms(at, (g * past.factors[:, entry.index]).astype(np.float32))
-            lr, first = step.lr[entry.group], state[0]
+            coefficients = (plan.g / plan.n * plan.factors[:, entry.index])[last].astype(np.float32)
+            terms, state = Terms(plan.at[last], coefficients), self._stored[entry]
             if isinstance(update, Momentum):
-                noise.add_(first, terms, tensor=entry.index, keep=float(np.float32(update.beta)))
-                total = first * -lr
+                noise.add_(state[0], terms, tensor=entry.index, keep=float(np.float32(update.beta)))
+                total = state[0] * -step.lr[entry.group]
             else:
-                total = self._adam(update, state, terms, entry.index) * -lr
+                total = self._adam(update, state, terms, entry.index) * -step.lr[entry.group]
             noise.add_given_(
                 entry.tensor, total, tensor=entry.index, keep=self._keep(entry, step), rounding=step.number
             )
 
     def _adam(self, update: Adam, state: list[torch.Tensor], terms: Terms, tensor: int) -> torch.Tensor:
+        """m / (sqrt(v) + delta). Only tensors are divided by: some devices divide by a number less exactly."""
         first, second = state
         estimate = torch.zeros_like(first)
         self.directions.noise.add_(estimate, terms, tensor=tensor)
         first.mul_(update.beta1).add_(estimate * (1 - update.beta1))
         second.mul_(update.beta2).add_(estimate.mul_(estimate).mul_(1 - update.beta2))
-        corrected = second / (1 - self._fading[1])
-        return (first / (1 - self._fading[0])) / (root(corrected) + update.delta)
-
-    def _state(self, entry: Entry, count: int) -> list[torch.Tensor]:
-        if entry not in self._stored:
-            shape, device = entry.tensor.shape, entry.tensor.device
-            self._stored[entry] = [torch.zeros(shape, device=device) for _ in range(count)]
-        return self._stored[entry]
+        below = root(second * (1 / (1 - self._fading[1]))) + update.delta
+        return first * (1 / (1 - self._fading[0])) / below

@@ -10,6 +10,8 @@ from typing import ClassVar, Protocol
 
 from zerograd.steplog import Step
 
+MIN_DELTA = 1e-30  # a float32 that is not subnormal
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -69,10 +71,11 @@ class Sign:
 
 @dataclass(frozen=True)
 class Normalised:
-    """theta -= lr e / s, s the standard deviation of the step's projected gradients about zero (FZOO, ICLR 2026).
+    """theta -= lr e / s, s the root mean square of the step's projected gradients.
 
-    The losses of a step deviate by eps s, so a step has the same length on steep and flat ground. It needs n > 1;
-    with n = 1 it is the sign of g.
+    The losses of a step deviate from the loss at theta by eps s, so a step has the same length on steep and flat
+    ground. FZOO (ICLR 2026) divides by the deviation from their own mean, which two or three losses hardly know. With
+    n = 1 only the sign of g is left.
     """
 
     name: ClassVar[str] = "normalised"
@@ -85,7 +88,7 @@ class Normalised:
 
 @dataclass(frozen=True)
 class ScalarMoment:
-    """theta -= lr e / sqrt(v), v one number: the moving mean of the squared projected gradients (MEAZO, 2605.03869).
+    """theta -= lr e / sqrt(v), v the moving mean of the squared projected gradients (MEAZO, arXiv 2605.03869).
 
     Args:
         beta: Decay of v.
@@ -158,7 +161,7 @@ class Adam:
         stored: Keep m and v in float32 buffers instead: two more copies of the trainable weights, no loop over K.
 
     Raises:
-        ValueError: A beta or the tolerance outside (0, 1), or delta below 0.
+        ValueError: A beta or the tolerance outside (0, 1), or a delta of 0.
     """
 
     beta1: float = 0.9
@@ -170,8 +173,10 @@ class Adam:
     name: ClassVar[str] = "adam"
 
     def __post_init__(self) -> None:
-        if not self.delta >= 0:
-            raise ValueError(f"delta must be 0 or more, got {self.delta}")
+        if not MIN_DELTA <= self.delta < math.inf:
+            raise ValueError(
+                f"delta must be at least {MIN_DELTA:g} (where v is 0, m is divided by it), got {self.delta}"
+            )
         for beta in (self.beta1, self.beta2):
             window_of(beta, self.tolerance)
 

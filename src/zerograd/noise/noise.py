@@ -149,7 +149,7 @@ class Noise:
         rounding: int | None,
     ) -> None:
         def fill(start: int, stop: int, one: Terms) -> torch.Tensor:
-            z = torch.zeros(stop - start, device=x.device)
+            z = torch.zeros(stop - start, dtype=torch.float32, device=x.device)
             self._pass(z, z, one, tensor=tensor, base=start, rows=None, keep=0.0, rounding=None)
             return z
 
