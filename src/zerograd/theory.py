@@ -92,7 +92,7 @@ class Quadratic(torch.nn.Module):
 
 
 def descent(d: int, r: int, steps: int, *, n: int = 1, seed: int = 0, lr: float | None = None) -> list[float]:
-    """Losses of ZO-SGD on a quadratic, over the first; they fall by 1 - 1 / gamma a step at Theorem 1's learning rate.
+    """Losses of ZO-SGD on a quadratic, over the first; at Theorem 1's rate a step leaves 1 - 1 / gamma of them.
 
     Args:
         d: Parameters. r: Effective rank. n: Probes.

@@ -29,7 +29,7 @@ DIRECTIONS: dict[str, dict[str, Any]] = {
     "low-rank": {"rank": 2},
     "blocks": {"blocks": 2},
     "sphere-blocks": {"distribution": "sphere", "blocks": 2},
-    "low-rank-blocks": {"distribution": "rademacher", "rank": 1, "blocks": 3},
+    "low-rank-blocks": {"distribution": "rademacher", "rank": 1, "blocks": 1},
     "variance": {"scaling": Variance(by="gradient_norm", every=2)},
     "expectation": {"scaling": Expectation()},
 }
