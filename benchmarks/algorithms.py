@@ -114,12 +114,15 @@ def run(job: Job, args: argparse.Namespace) -> None:
     start, curve = time.perf_counter(), [(spent, setup.side.evaluate(setup.model, setup.dev, False))]
     order = torch.Generator().manual_seed(job.seed)
     rows: list[int] = []
+    mark = 1
     while True:
         forwards = spent + optimizer.prober.forwards
         after = forwards + cost_of(optimizer)
         # before the step that would cross a mark, so that a share of the budget is never exceeded
-        if after > args.forwards * (int(MARKS * curve[-1][0] / args.forwards) + 1) / MARKS and forwards > curve[-1][0]:
-            curve.append((forwards, setup.side.evaluate(setup.model, setup.dev, False)))
+        if after > args.forwards * mark / MARKS:
+            mark = int(MARKS * after / args.forwards) + 1
+            if forwards > curve[-1][0]:
+                curve.append((forwards, setup.side.evaluate(setup.model, setup.dev, False)))
         if after > args.forwards:
             break
         while len(rows) < BATCH:
