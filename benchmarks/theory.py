@@ -1,4 +1,4 @@
-"""The paper's theory against measurement: a table and four pictures (docs/theory.md).
+"""The paper's theory against measurement: tables and five pictures (docs/theory.md).
 
 python benchmarks/theory.py --model ../shared/models/stories260K --out benchmarks/results/theory
 """
@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 
+from zerograd.noise import Noise
 from zerograd.parameters import Parameters
 from zerograd.theory import (
     curvature,
     descent,
+    estimates,
     hessian_trace,
     lemma_2,
     second_moment,
@@ -62,6 +64,21 @@ def show_lemma_2(out: Path) -> None:
     axes.set_xscale("log", base=2)
     axes.legend()
     figure.savefig(out / "lemma2.png", dpi=110)
+
+
+def show_unbiased(out: Path) -> None:
+    """The mean of estimates comes nearer the gradient as the root of their number."""
+    figure, axes = picture(out, "The estimate is unbiased: error of its mean, d = 20", "estimates", "over the gradient")
+    gradient, counts = torch.linspace(-1, 2, 20, dtype=torch.float64), [4**k for k in range(2, 9)]
+    every = torch.stack(list(estimates(gradient, 1, counts[-1], Noise(1))))
+    found = [float((every[:count].mean(0) - gradient).norm() / gradient.norm()) for count in counts]
+    print("\n| estimates | error of their mean | predicted |\n|---|---|---|")
+    for count, error in zip(counts, found, strict=True):
+        print(f"| {count:,} | {error:.4f} | {math.sqrt(21 / count):.4f} |")
+    axes.loglog(counts, [math.sqrt(21 / count) for count in counts], label="sqrt((d + 1) / estimates)")
+    axes.loglog(counts, found, "o", label="measured")
+    axes.legend()
+    figure.savefig(out / "unbiased.png", dpi=110)
 
 
 def show_theorem_1(out: Path) -> None:
@@ -126,6 +143,7 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     show_lemma_2(args.out)
+    show_unbiased(args.out)
     show_theorem_1(args.out)
     show_hessian(args.out, args.model)
 
