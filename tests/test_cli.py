@@ -297,7 +297,7 @@ def test_schedules_that_need_the_length_of_the_run(tmp_path: Path) -> None:
         ("--update adm", "did you mean 'adam'"),
         ("--update adam:beta2=2", "between 0 and 1"),
         ("--scaling variance:by=size", "cannot scale by 'size'"),
-        ("--probe_schedule sometimes", "schedule of probes 'sometimes'"),
+        ("--probe_schedule sometimes", "unknown schedule of probes 'sometimes'"),
         ("--rank 1000", "rank 1000 is above that of"),
         ("--blocks 99", "cannot move 99 blocks"),
         ("--distribution sphere --rank 2", "low rank are gaussian or rademacher"),

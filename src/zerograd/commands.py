@@ -8,11 +8,14 @@ from typing import Any
 from zerograd.adapters import Tuning
 from zerograd.arguments import DataArguments, EvalArguments, ProbeArguments, ReplayArguments, splits_of, task_of
 from zerograd.config import MeZOConfig
+from zerograd.directions import Directions
 from zerograd.evaluate import Prediction
 from zerograd.findings import write_findings, write_predictions
 from zerograd.linear_probe import linear_probe
 from zerograd.memory import peak_memory_bytes
 from zerograd.models import check_model, demo_folder, load_model, save_model
+from zerograd.noise import Noise
+from zerograd.parameters import Parameters
 from zerograd.prompts import Example
 from zerograd.report import command_line, draw_curve, shown, versions, write_results
 from zerograd.run_folder import SAME_ROWS, dtype_of, remarks, replay_onto, same_rows, start_of
@@ -36,6 +39,8 @@ def train(data: DataArguments, tuning: Tuning, config: MeZOConfig, given: dict[s
     side, model = setup.side, setup.model
     print(f"{side.task.name}: {len(setup.train)} training, {len(setup.dev)} dev, {len(setup.test)} test rows")
     _print_all([*setup.notes, describe_tuning(setup, tuning)])
+    tuned = Parameters((name, p, 0) for name, p in model.named_parameters() if p.requires_grad)
+    Directions(Noise(0, config.distribution, config.rank), tuned, config.blocks)  # raises for what does not fit
     trainer = setup.trainer(config)
     _same_run(folder, data, tuning, config)
     save_start(setup, folder, running)
@@ -119,8 +124,9 @@ def probe(args: ProbeArguments) -> None:
     save_model(model, setup.tokenizer, folder)
     rows = {key: getattr(args, key) for key in SAME_ROWS if key not in ("model", "dtype", "quantize")}
     flags = [part for key, value in rows.items() if value not in (None, "newline") for part in (f"--{key}", str(value))]
-    if "--data" not in flags and args.model is None:
-        flags += ["--data", str(demo_folder("data"))]
+    if args.model is None:  # a folder's defaults are the paper's; these are the demo's
+        flags += [] if "--data" in flags else ["--data", str(demo_folder("data"))]
+        flags += ["--learning_rate", "5e-6", "--max_steps", "1000"]
     print(
         f"\n{side.metric} on the test rows: {shown(side.metric, before[side.metric])} -> "
         f"{shown(side.metric, after[side.metric])} ({passes} forward passes)\n  model    {folder}\n"

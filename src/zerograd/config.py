@@ -21,18 +21,20 @@ class MeZOArguments:
     """The settings of `zerograd.MeZO` that `TrainingArguments` has no name for; the defaults are MeZO's."""
 
     eps: float = field(default=1e-3, metadata={"help": "Perturbation scale of a probe."})
-    num_probes: int = field(default=1, metadata={"help": "Probes a step (n of n-SPSA); two forward passes each."})
+    num_probes: int = field(
+        default=1, metadata={"help": "Probes a step (n), of two forward passes each (one-sided: n + 1 in all)."}
+    )
     probe_schedule: str = field(
         default="constant",
         metadata={"help": "constant; linear (from 1 to 2 n - 1 probes); or probes from steps on: 0:1,500:4."},
     )
     estimator: str = field(
         default="spsa",
-        metadata={"help": "spsa, one-sided, rank or random-descent; settings as in spsa:lr_per_probe=true."},
+        metadata={"help": "spsa, one-sided, rank or random-descent; spsa:lr_per_probe=true: the rate times n."},
     )
     update: str = field(
         default="sgd",
-        metadata={"help": "sgd, sign, normalised, scalar-moment, momentum or adam; settings as in adam:beta2=0.99."},
+        metadata={"help": "sgd, sign, normalised, scalar-moment, momentum or adam; adam:beta2=0.99,stored=true sets."},
     )
     distribution: str = field(default="gaussian", metadata={"help": "gaussian, rademacher or sphere."})
     rank: int = field(default=0, metadata={"help": "Rank of the directions of matrices; 0: full."})

@@ -45,7 +45,7 @@ class Directions:
                 if noise.rank > min(height, columns):
                     raise ValueError(
                         f"rank {noise.rank} is above that of {entry.name!r}, a matrix of {height} x {columns}: choose "
-                        f"at most {min(height, columns)}, or freeze it with requires_grad_(False)"
+                        f"at most {min(height, columns)}, or leave it out (requires_grad_(False), --tune_pattern)"
                     )
                 self._matrix[entry.index] = 1 / math.sqrt(noise.rank)
 

@@ -25,7 +25,7 @@ from zerograd.steplog import MAX_GROUPS, LogError, Step, StepLog
 from zerograd.updater import Plan, Updater
 from zerograd.updates import SGD, Update
 
-EXAMPLES = {"estimator": "SPSA(eps=1e-3, n=1)", "update": "Adam()", "scaling": "Variance()"}
+EXAMPLES = {"estimator": "estimators.SPSA()", "update": "updates.Adam()", "scaling": "scaling.Variance()"}
 
 
 class NonFiniteLossError(RuntimeError):
@@ -291,4 +291,6 @@ def _check_parts(estimator: Any, update: Any, scaling: Any) -> None:
     }
     for what, part in (("estimator", estimator), ("update", update), ("scaling", scaling)):
         if not fits[what]:
-            raise TypeError(f"{what} must be settings such as {EXAMPLES[what]}, a frozen dataclass; got {part!r}")
+            raise TypeError(
+                f"{what} must be settings such as zerograd.{EXAMPLES[what]}, a frozen dataclass; got {part!r}"
+            )

@@ -88,7 +88,7 @@ def _parse(text: str) -> tuple[str, str, list[Any]]:
     if name not in (*NUMBERS, *TEXTS) or not right:
         known = ", ".join((*NUMBERS, *TEXTS))
         raise ValueError(f"--set {text!r}: it should be METHOD.SETTING=VALUE, SETTING one of {known}")
-    if name in TEXTS:  # one value: commas separate its own settings
+    if name in TEXTS:  # one value, without a grid: commas separate its own settings
         settings: Any = MeZOArguments()
         setattr(settings, name, right)
         settings.optimizer_settings(max_steps=1)  # raises for what cannot be

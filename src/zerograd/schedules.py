@@ -84,8 +84,10 @@ def parse_schedule(text: str, n: int, steps: int) -> int | Schedule:
         if steps < 1:
             raise ValueError("a linear schedule of probes needs the number of steps: pass --max_steps")
         return Linear(1, 2 * n - 1, steps)
+    pairs = [part.split(":") for part in text.split(",")]
+    if not all(len(pair) == 2 and all(number.strip().isdigit() for number in pair) for pair in pairs):
+        raise ValueError(f"unknown schedule of probes {text!r}; use constant, linear or stages such as 0:1,500:4")
     try:
-        stages = [part.split(":") for part in text.split(",")]
-        return Stages(tuple((int(step), int(count)) for step, count in stages))
+        return Stages(tuple((int(step), int(count)) for step, count in pairs))
     except ValueError as error:
-        raise ValueError(f"unknown schedule of probes {text!r}: {error}. Use constant, linear or 0:1,500:4") from error
+        raise ValueError(f"schedule of probes {text!r}: {error}") from error

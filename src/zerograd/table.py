@@ -14,7 +14,11 @@ from zerograd.files import whole_file
 from zerograd.methods import METHODS
 from zerograd.report import SHARES
 
-SETTINGS = {"learning_rate": "lr", "per_device_train_batch_size": "batch", "max_steps": "steps", "eps": "eps"}
+SETTINGS = {
+    "learning_rate": "lr", "per_device_train_batch_size": "batch", "max_steps": "steps", "eps": "eps",
+    "num_probes": "n", "probe_schedule": "schedule", "estimator": "estimator", "update": "update",
+    "distribution": "distribution", "rank": "rank", "blocks": "blocks", "scaling": "scaling",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -93,8 +97,9 @@ def _dev(run: dict[str, Any]) -> float:
 def _setting(chosen: Sequence[dict[str, Any]], key: str, short: str) -> str:
     values = [run["settings"][key] for run in chosen]
     counts = {value: values.count(value) for value in sorted(set(values))}
-    several = " ".join(f"{value:g} ({count}x)" for value, count in counts.items())
-    return f"{short} {values[0]:g}" if len(counts) == 1 else f"{short} {several}"
+    shown = {value: value if isinstance(value, str) else f"{value:g}" for value in counts}
+    several = " ".join(f"{shown[value]} ({count}x)" for value, count in counts.items())
+    return f"{short} {shown[values[0]]}" if len(counts) == 1 else f"{short} {several}"
 
 
 def write_table(folders: Sequence[Path]) -> Path:

@@ -198,7 +198,7 @@ UPDATES: dict[str, type[Update]] = {u.name: u for u in (SGD, Sign, Normalised, S
 
 def window_of(beta: float, tolerance: float) -> int:
     """Smallest K with beta^K <= tolerance. ValueError for values outside (0, 1)."""
-    for name, value in (("beta", beta), ("tolerance", tolerance)):
+    for name, value in (("a beta", beta), ("tolerance", tolerance)):
         if not 0 < value < 1:
             raise ValueError(f"{name} must lie between 0 and 1, got {value}")
     return math.ceil(math.log(tolerance) / math.log(beta) - 1e-9)
