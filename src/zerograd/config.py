@@ -34,7 +34,9 @@ class MeZOArguments:
     )
     update: str = field(
         default="sgd",
-        metadata={"help": "sgd, sign, normalised, scalar-moment, momentum or adam; adam:beta2=0.99,stored=true sets."},
+        metadata={
+            "help": "sgd, sign, normalised, scalar-moment, momentum or adam; adam:beta2=0.99 sets one of its settings."
+        },
     )
     distribution: str = field(default="gaussian", metadata={"help": "gaussian, rademacher or sphere."})
     rank: int = field(default=0, metadata={"help": "Rank of the directions of matrices; 0: full."})
