@@ -189,7 +189,7 @@ def prepare(method: Method, job: Job, args: argparse.Namespace) -> tuple[Any, An
         scaling["every"] = len(setup.train) // BATCH
     optimizer = MeZO(
         setup.model.named_parameters(), lr=job.rate, estimator=kind(**made), seed=job.seed,
-        update=parse(method.update, UPDATES, "update"), allow_unread=True,
+        update=parse(method.update, UPDATES, "update"), allow_unread=True, max_skipped=args.forwards,
         scaling=SCALINGS[scaling.pop("name", "variance")](**scaling) if scaling else None, **method.more,
     )  # fmt: skip
     return setup, optimizer, spent
