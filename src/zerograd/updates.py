@@ -87,44 +87,12 @@ class Normalised:
 
 
 @dataclass(frozen=True)
-class ScalarMoment:
-    """theta -= lr e / sqrt(v), v the moving mean of the squared projected gradients (MEAZO, arXiv 2605.03869).
-
-    Args:
-        beta: Decay of v.
-        tolerance: Weights of v below this share are left out.
-
-    Raises:
-        ValueError: beta or tolerance outside (0, 1).
-    """
-
-    beta: float = 0.99
-    tolerance: float = 1e-3
-
-    name: ClassVar[str] = "scalar-moment"
-
-    def __post_init__(self) -> None:
-        window_of(self.beta, self.tolerance)
-
-    @property
-    def window(self) -> int:
-        """Steps behind which nothing counts."""
-        return window_of(self.beta, self.tolerance)
-
-    def weights(self, steps: Sequence[Step]) -> Weights:
-        """The step over the root of v."""
-        parts = [p * _mean_square(s) for p, s in zip(_averaging(self.beta, len(steps)), steps, strict=True)]
-        return Weights([_over_root(math.fsum(parts))])
-
-
-@dataclass(frozen=True)
-class Momentum:
-    """theta -= lr m, m = sum_i beta^i e_(t-i), from the last K steps of the log: no buffer (Appendix B.2).
+class Decaying:
+    """What updates with one decay share.
 
     Args:
         beta: Decay.
-        tolerance: K is where beta^K falls to it.
-        stored: Keep m in a float32 buffer instead: one more copy of the trainable weights, no loop over K.
+        tolerance: The window K is where beta^K falls to it.
 
     Raises:
         ValueError: beta or tolerance outside (0, 1).
@@ -132,9 +100,6 @@ class Momentum:
 
     beta: float = 0.9
     tolerance: float = 1e-3
-    stored: bool = False
-
-    name: ClassVar[str] = "momentum"
 
     def __post_init__(self) -> None:
         window_of(self.beta, self.tolerance)
@@ -143,6 +108,33 @@ class Momentum:
     def window(self) -> int:
         """K."""
         return window_of(self.beta, self.tolerance)
+
+
+@dataclass(frozen=True)
+class ScalarMoment(Decaying):
+    """theta -= lr e / sqrt(v), v the moving mean of the squared projected gradients (MEAZO, arXiv 2605.03869)."""
+
+    beta: float = 0.99
+
+    name: ClassVar[str] = "scalar-moment"
+
+    def weights(self, steps: Sequence[Step]) -> Weights:
+        """The step over the root of v."""
+        parts = [p * _mean_square(s) for p, s in zip(_averaging(self.beta, len(steps)), steps, strict=True)]
+        return Weights([_over_root(math.fsum(parts))])
+
+
+@dataclass(frozen=True)
+class Momentum(Decaying):
+    """theta -= lr m, m = sum_i beta^i e_(t-i), from the last K steps of the log: no buffer (Appendix B.2).
+
+    Args:
+        stored: Keep m in a float32 buffer instead: one more copy of the trainable weights, no loop over K.
+    """
+
+    stored: bool = False
+
+    name: ClassVar[str] = "momentum"
 
     def weights(self, steps: Sequence[Step]) -> Weights:
         """Powers of beta."""
