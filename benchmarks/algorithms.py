@@ -324,6 +324,10 @@ def draw(args: argparse.Namespace) -> None:
                 xs = [statistics.mean(p[k][0] for p in points) for k in range(count)]
                 ys = [scale * statistics.mean(p[k][1] for p in points) for k in range(count)]
                 axes.plot(xs, ys, ("-", "--", ":")[i // 10], label=method.name, **style)
+        if panel[1].lines:  # a run that diverged would hide all others
+            low = min(min(line.get_ydata()) for line in panel[1].lines)
+            high = 1.1 * max(line.get_ydata()[0] for line in panel[1].lines)
+            panel[1].set_ylim(low - 0.05 * (high - low), high)
         panel[0].set(title=task, ylabel="dev accuracy, %")
         panel[1].set(xlabel="forward passes", ylabel="dev loss")
         for axes in panel:
