@@ -14,7 +14,7 @@ USAGE = """usage: zerograd {tasks,prompts,probe,train,eval,compare,report,replay
 
   tasks    list the tasks with an example each
   prompts  show what a model will see of a task's rows or of your own
-  probe    fit a linear probe and save the model with it: the best start for `train` (docs/methods.md)
+  probe    fit a linear probe and save the model with it: a start for `train` (docs/methods.md)
   train    fine-tune a model with forward passes only; without --model, the built-in demo
   eval     evaluate a model, or base weights + a step log; with --demos, in context
   compare  run several methods over seeds (zero-shot, in context, linear probe, MeZO, backpropagation): one table
