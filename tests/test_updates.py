@@ -272,3 +272,16 @@ def test_going_back_to_the_start_forgets_the_history() -> None:
 def test_names_and_classes_are_no_settings(given: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match="must be settings such as"):
         MeZO(make_tiny("opt").named_parameters(), lr=1e-3, **given)
+
+
+@pytest.mark.parametrize("update", [Momentum(stored=True), Adam(stored=True)], ids=lambda u: u.name)
+def test_stored_moments_of_any_memory_layout(update: Any) -> None:
+    ends = []
+    for strided in (False, True):
+        weight = torch.arange(12.0).view(3, 4) / 10
+        tensor = torch.nn.Parameter(weight.t().contiguous().t() if strided else weight.clone())
+        optimizer = MeZO([("weight", tensor)], lr=1e-2, update=update, rank=1)
+        for _ in range(3):
+            optimizer.step(lambda tensor=tensor: tensor.double().square().sum())
+        ends.append(tensor.detach())
+    assert torch.equal(*ends)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from zerograd.directions import Directions
 from zerograd.estimators import SPSA
 from zerograd.perturb import Perturber
-from zerograd.scaling import Variance, parameter_norms, rescaled, squared_norm
+from zerograd.scaling import Variance, block_norms, parameter_norms, rescaled
 from zerograd.schedules import MAX_PROBES
 from zerograd.steplog import Step
 
@@ -156,11 +156,8 @@ class Prober:
         finally:
             for entry, flag in zip(entries, before, strict=True):
                 entry.tensor.requires_grad_(flag)
-        squares = np.zeros(len(blocks))
-        for entry, grad in zip(entries, grads, strict=True):
-            if grad is not None:
-                squares[blocks.of[entry.index]] += squared_norm(grad)
-        return [math.sqrt(s) for s in squares]
+        found = ((entry.index, grad) for entry, grad in zip(entries, grads, strict=True) if grad is not None)
+        return block_norms(blocks, found)
 
 
 def _as_float(loss: torch.Tensor | float) -> float:

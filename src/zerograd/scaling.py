@@ -1,7 +1,7 @@
 """Scalings: d, a number for each block of weights, by which probes and updates are scaled (Appendix B.3 and B.4)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -59,17 +59,17 @@ class Expectation(Variance):
 SCALINGS: dict[str, type[Variance]] = {s.name: s for s in (Variance, Expectation)}
 
 
-def parameter_norms(parameters: Parameters, blocks: Blocks) -> list[float]:
-    """The Euclidean norm of each block."""
+def block_norms(blocks: Blocks, tensors: Iterable[tuple[int, torch.Tensor]]) -> list[float]:
+    """The Euclidean norm of each block of (number, tensor) pairs, added up in float32 or better."""
     squares = np.zeros(len(blocks))
-    for entry in parameters.entries:
-        squares[blocks.of[entry.index]] += squared_norm(entry.tensor.detach())
+    for number, tensor in tensors:
+        squares[blocks.of[number]] += float(torch.linalg.vector_norm(tensor, dtype=torch.float32)) ** 2
     return [math.sqrt(s) for s in squares]
 
 
-def squared_norm(x: torch.Tensor) -> float:
-    """Sum of squares, added up in float32 or better."""
-    return float(torch.linalg.vector_norm(x, dtype=torch.float32)) ** 2
+def parameter_norms(parameters: Parameters, blocks: Blocks) -> list[float]:
+    """The Euclidean norm of each block's weights."""
+    return block_norms(blocks, ((entry.index, entry.tensor.detach()) for entry in parameters.entries))
 
 
 def rescaled(norms: Sequence[float], parameters: Parameters, blocks: Blocks) -> tuple[float, ...]:

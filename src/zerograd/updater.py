@@ -162,9 +162,7 @@ class Updater:
                 total = state[0] * -step.lr[entry.group]
             else:
                 total = self._adam(update, state, terms, entry.index) * -step.lr[entry.group]
-            noise.add_given_(
-                entry.tensor, total, tensor=entry.index, keep=self._keep(entry, step), rounding=step.number
-            )
+            noise.add_(entry.tensor, total, tensor=entry.index, keep=self._keep(entry, step), rounding=step.number)
 
     def _adam(self, update: Adam, state: list[torch.Tensor], terms: Terms, tensor: int) -> torch.Tensor:
         """m / (sqrt(v) + delta). Only tensors are divided by: some devices divide by a number less exactly."""

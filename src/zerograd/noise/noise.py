@@ -54,7 +54,7 @@ class Noise:
         self,
         x: torch.Tensor,
         out: torch.Tensor,
-        terms: Terms,
+        terms: Terms | torch.Tensor,
         *,
         tensor: int,
         base: int = 0,
@@ -68,7 +68,7 @@ class Noise:
             x: Elements [base, base + x.numel()) of the tensor, contiguous; float32, bfloat16 or float16. With `rank`
                 and two or more dimensions it is the whole tensor.
             out: Same dtype and device, contiguous; the shape of `x` (it may be `x` itself), or of `x[rows]`.
-            terms: What is added.
+            terms: What is added; a tensor: a finished sum, float32, contiguous, of the size of `out`.
             tensor: The tensor's number in the run.
             rows: int64 indices along the first dimension of `x` (then the whole tensor): compute these rows only.
             keep: What is kept of x (1 - lr * weight_decay in an update).
@@ -78,31 +78,26 @@ class Noise:
         Returns:
             `out`.
         """
-        if self.rank and x.dim() > 1 and x.numel():
+        if isinstance(terms, Terms) and self.rank and x.dim() > 1 and x.numel():
             self._combine_low_rank(x, out, terms, tensor, rows, keep, rounding)
         else:
             self._pass(out, x, terms, tensor=tensor, base=base, rows=rows, keep=keep, rounding=rounding)
         return out
 
     def add_(
-        self, x: torch.Tensor, terms: Terms, *, tensor: int, keep: float = 1.0, rounding: int | None = None
+        self,
+        x: torch.Tensor,
+        terms: Terms | torch.Tensor,
+        *,
+        tensor: int,
+        keep: float = 1.0,
+        rounding: int | None = None,
     ) -> None:
         """x <- keep * x + terms in place, whatever the memory layout of `x`; arguments as in `combine`."""
         target = x.detach()
         dense = target.contiguous()
+        terms = terms if isinstance(terms, Terms) else terms.contiguous()
         self.combine(dense, dense, terms, tensor=tensor, keep=keep, rounding=rounding)
-        if dense.data_ptr() != target.data_ptr():
-            target.copy_(dense)
-
-    def add_given_(
-        self, x: torch.Tensor, total: torch.Tensor, *, tensor: int, keep: float = 1.0, rounding: int | None = None
-    ) -> None:
-        """x <- keep * x + total in place, `total` float32 of the size of `x`, rounded as in `combine`."""
-        target = x.detach()
-        dense = target.contiguous()
-        self._pass(
-            dense, dense, total.contiguous(), tensor=tensor, base=0, rows=None, keep=keep, rounding=rounding
-        )  # fmt: skip
         if dense.data_ptr() != target.data_ptr():
             target.copy_(dense)
 
