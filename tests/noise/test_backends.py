@@ -76,6 +76,23 @@ def test_rows_are_the_rows_of_the_whole(backend, dtype) -> None:  # type: ignore
     assert_same_bits(some, whole[rows])
 
 
+@pytest.mark.parametrize("backend", [cpu, torch_ops], ids=["cpu", "torch_ops"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("distribution", ["gaussian", "rademacher"])
+@pytest.mark.parametrize("index", [None, [49, 0, 17]], ids=["whole", "rows"])
+def test_a_pair_is_two_passes(backend, dtype, distribution, index) -> None:  # type: ignore[no-untyped-def]
+    x, c = weights(50 * 300, dtype).view(50, 300), np.float32(1e-3)
+    rows = None if index is None else torch.tensor(index)
+    like = x if rows is None else x[rows]
+    fixed = {"base": 0, "rows": rows, "distribution": distribution, "keep": 1.0, "rounding": None, **WHERE}
+    outs, pair = [torch.empty_like(like) for _ in "ab"], [torch.empty_like(like) for _ in "ab"]
+    for out, scale in zip(outs, (c, -c), strict=True):
+        backend.combine(out, x, Terms([(STEP, 0)], [scale]), **fixed)
+    backend.combine(pair[0], x, Terms([(STEP, 0)], [1.0]), twin=pair[1], scales=(c, -c), **fixed)
+    for one, two in zip(outs, pair, strict=True):
+        assert_same_bits(one, two)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("base", [0, 5000])

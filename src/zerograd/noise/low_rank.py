@@ -18,24 +18,24 @@ Fill = Callable[[int, int, Terms], torch.Tensor]
 
 def combine_low_rank(
     x: torch.Tensor,
-    out: torch.Tensor,
     terms: Terms,
     rank: int,
     rows: torch.Tensor | None,
     fill: Fill,
-    write: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], None],
+    write: Callable[[slice, torch.Tensor, torch.Tensor, int], None],
 ) -> None:
-    """out = keep * x + terms, for a whole tensor of two or more dimensions (as a matrix: the first against the rest).
+    """Hands `write` the terms, for a whole tensor of two or more dimensions (as a matrix: the first against the rest).
 
     Args:
-        x, out, terms, rows: As for `Noise.combine`.
+        x, terms, rows: As for `Noise.combine`.
         rank: Columns of U.
         fill: `fill(start, stop, terms)`: elements of the full-rank direction, float32.
-        write: `write(out, x, total, base)`: the rounding pass over some elements, `base` the first one's number.
+        write: `write(part, x, total, base)`: the rounding pass over a part of the flat result, `base` the number of its
+            first element.
     """
     height, columns = x.shape[0], x[0].numel()
-    source, target = x.detach().view(height, columns), out.detach().view(-1, columns)
-    count, many = len(target), max(1, CHUNK // columns)
+    source, count = x.detach().view(height, columns), height if rows is None else len(rows)
+    many = max(1, CHUNK // columns)
     for a in range(0, count, many):
         b = min(a + many, count)
         index = None if rows is None else rows[a:b]
@@ -53,4 +53,4 @@ def combine_low_rank(
             return total.view(-1)
 
         part = source[a:b] if index is None else source[index]
-        write(target[a:b], part, total_of(terms, z), a * columns)
+        write(slice(a * columns, b * columns), part, total_of(terms, z), a * columns)

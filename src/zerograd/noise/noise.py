@@ -6,6 +6,7 @@ A back end is a module with `combine` and `squared_norm`; the device decides whi
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,11 +79,31 @@ class Noise:
         Returns:
             `out`.
         """
-        if isinstance(terms, Terms) and self.rank and x.dim() > 1 and x.numel():
-            self._combine_low_rank(x, out, terms, tensor, rows, keep, rounding)
-        else:
-            self._pass(out, x, terms, tensor=tensor, base=base, rows=rows, keep=keep, rounding=rounding)
+        self._dispatch(x, out, terms, tensor=tensor, base=base, rows=rows, keep=keep, rounding=rounding)
         return out
+
+    def pair(
+        self,
+        x: torch.Tensor,
+        outs: tuple[torch.Tensor, torch.Tensor],
+        at: tuple[int, int],
+        scales: tuple[float, float],
+        *,
+        tensor: int,
+        base: int = 0,
+        rows: torch.Tensor | None = None,
+    ) -> None:
+        """outs[i] = x + scales[i] z for one direction, z made once; the same bits as two calls of `combine`.
+
+        Args:
+            at: (step, probe) of z.
+            scales: float32 values.
+            x, outs, tensor, base, rows: As for `combine`; none of `outs` is `x`.
+        """
+        self._dispatch(
+            x, outs[0], Terms([at], [1.0]), tensor=tensor, base=base, rows=rows, keep=1.0, rounding=None, twin=outs[1],
+            scales=scales,
+        )  # fmt: skip
 
     def add_(
         self,
@@ -116,39 +137,48 @@ class Noise:
         d = sum(numel for _, numel in sizes)
         return float(np.float32(np.sqrt(np.float64(d) / (np.float64(total) * SQUARE_UNIT))))
 
-    def _pass(
+    def _dispatch(
         self,
-        out: torch.Tensor,
         x: torch.Tensor,
+        out: torch.Tensor,
         terms: Terms | torch.Tensor,
         *,
         tensor: int,
         base: int,
         rows: torch.Tensor | None,
-        keep: float,
-        rounding: int | None,
+        twin: torch.Tensor | None = None,
+        **settings: Any,
+    ) -> None:
+        if not (isinstance(terms, Terms) and self.rank and x.dim() > 1 and x.numel()):
+            self._pass(out, x, terms, tensor=tensor, base=base, rows=rows, twin=twin, **settings)
+            return
+
+        def fill(start: int, stop: int, one: Terms) -> torch.Tensor:
+            z = torch.zeros(stop - start, dtype=torch.float32, device=x.device)
+            self._pass(z, z, one, tensor=tensor, base=start, keep=0.0)
+            return z
+
+        def write(part: slice, source: torch.Tensor, total: torch.Tensor, base: int) -> None:
+            targets = [None if t is None else t.detach().view(-1)[part] for t in (out, twin)]
+            self._pass(targets[0], source, total, tensor=tensor, base=base, twin=targets[1], **settings)
+
+        combine_low_rank(x, terms, self.rank, rows, fill, write)
+
+    def _pass(
+        self,
+        out: Any,
+        x: torch.Tensor,
+        terms: Terms | torch.Tensor,
+        *,
+        tensor: int,
+        base: int,
+        rows: torch.Tensor | None = None,
+        keep: float = 1.0,
+        rounding: int | None = None,
+        twin: torch.Tensor | None = None,
+        scales: tuple[float, float] = (1.0, 1.0),
     ) -> None:
         _backend(x.device).combine(
             out, x, terms, base=base, rows=rows, distribution=self.distribution, seed=self.seed, tensor=tensor,
-            keep=keep, rounding=rounding,
+            keep=keep, rounding=rounding, twin=twin, scales=scales,
         )  # fmt: skip
-
-    def _combine_low_rank(
-        self,
-        x: torch.Tensor,
-        out: torch.Tensor,
-        terms: Terms,
-        tensor: int,
-        rows: torch.Tensor | None,
-        keep: float,
-        rounding: int | None,
-    ) -> None:
-        def fill(start: int, stop: int, one: Terms) -> torch.Tensor:
-            z = torch.zeros(stop - start, dtype=torch.float32, device=x.device)
-            self._pass(z, z, one, tensor=tensor, base=start, rows=None, keep=0.0, rounding=None)
-            return z
-
-        def write(target: torch.Tensor, source: torch.Tensor, total: torch.Tensor, base: int) -> None:
-            self._pass(target, source, total, tensor=tensor, base=base, rows=None, keep=keep, rounding=rounding)
-
-        combine_low_rank(x, out, terms, self.rank, rows, fill, write)

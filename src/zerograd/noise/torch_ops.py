@@ -89,14 +89,18 @@ def combine(
     tensor: int,
     keep: float,
     rounding: int | None,
+    twin: torch.Tensor | None = None,
+    scales: tuple[float, float] = (1.0, 1.0),
 ) -> None:
     """out = keep * x + terms; see `zerograd.noise.Noise.combine`. A tensor of terms: float32, the size of `out`."""
     if rows is not None:
-        one = partial(combine, rows=None, distribution=distribution, seed=seed, tensor=tensor, keep=keep)
+        one = partial(combine, rows=None, distribution=distribution, seed=seed, tensor=tensor, keep=keep, scales=scales)
         for i, row in enumerate(rows.tolist()):
-            one(out[i], x[row], terms, base=row * x[0].numel(), rounding=rounding)
+            other = None if twin is None else twin[i]
+            one(out[i], x[row], terms, base=row * x[0].numel(), rounding=rounding, twin=other)
         return
-    flat_out, flat_x = out.detach().view(-1), x.detach().view(-1)
+    flat_x = x.detach().view(-1)
+    targets = [(t.detach().view(-1), s) for t, s in zip((out, twin), scales, strict=True) if t is not None]
     stop = base + flat_x.numel()
     for first in range(base // TILE, -(-stop // TILE), CHUNK):
         a, b = max(first * TILE, base), min((first + CHUNK) * TILE, stop)
@@ -107,11 +111,14 @@ def combine(
             return _z(distribution, *tiles, step, probe, seed, x.device)[at]
 
         total = total_of(terms, z) if isinstance(terms, Terms) else terms.view(-1)[part]
-        value = flat_x[part].float() * float(np.float32(keep)) + total
-        if rounding is not None and x.dtype != torch.float32:
-            flat_out[part] = _stochastic(value, _bits16(*tiles, rounding, ROUNDING_PROBE, seed, x.device)[at], x.dtype)
-        else:
-            flat_out[part] = value.to(x.dtype)
+        kept = flat_x[part].float() * float(np.float32(keep))
+        for target, scale in targets:
+            value = kept + total * float(np.float32(scale))
+            if rounding is not None and x.dtype != torch.float32:
+                bits = _bits16(*tiles, rounding, ROUNDING_PROBE, seed, x.device)[at]
+                target[part] = _stochastic(value, bits, x.dtype)
+            else:
+                target[part] = value.to(x.dtype)
 
 
 def total_of(terms: Terms, z: Callable[[int, int], torch.Tensor]) -> torch.Tensor:
