@@ -13,6 +13,7 @@ from zerograd.schedules import parse_schedule
 from zerograd.specs import parse
 from zerograd.updates import UPDATES
 
+OWN = ("distribution", "rank", "blocks", "probing", "extra_byte", "allow_unread")  # called the same in `MeZO`
 SAVING = ("end", "checkpoints", "never")
 
 
@@ -50,6 +51,9 @@ class MeZOArguments:
         },
     )
     probing: str = field(default="auto", metadata={"help": "auto, streamed, snapshot or in_place."})
+    extra_byte: bool = field(
+        default=False, metadata={"help": "Keep 8 more bits of every 16-bit weight, in 1 byte a weight of memory."}
+    )
     max_skipped_steps: int = field(
         default=10, metadata={"help": "Consecutive steps with a non-finite loss after which the run stops."}
     )
@@ -82,7 +86,7 @@ class MeZOArguments:
             "estimator": parse(self.estimator, ESTIMATORS, "estimator", made),
             "update": parse(self.update, UPDATES, "update"),
             "scaling": None if scaling is None else parse(scaling, SCALINGS, "scaling"),
-            **{key: getattr(self, key) for key in ("distribution", "rank", "blocks", "probing", "allow_unread")},
+            **{key: getattr(self, key) for key in OWN},
             "max_skipped": self.max_skipped_steps,
         }
 

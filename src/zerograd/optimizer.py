@@ -58,6 +58,7 @@ class MeZO(torch.optim.Optimizer):
         blocks: Blocks (layers; embeddings; the rest) that a probe moves, drawn anew for each; 0: all.
         scaling: Scale directions by block (`zerograd.scaling`).
         probing: "streamed", "snapshot", "in_place" or "auto"; see `zerograd.perturb`.
+        extra_byte: Keep 8 more bits of every 16-bit weight in a byte beside it, for updates far below its last bit.
         seed: The run's seed, 64 bits.
         log: Path of the step log to write. FileExistsError if there is one, unless `resume`.
         resume: Continue the run in `log` (start it where there is none). The model must hold the base weights. The
@@ -87,6 +88,7 @@ class MeZO(torch.optim.Optimizer):
         blocks: int = 0,
         scaling: Variance | None = None,
         probing: str = "auto",
+        extra_byte: bool = False,
         seed: int = 0,
         log: str | Path | None = None,
         resume: bool = False,
@@ -118,8 +120,8 @@ class MeZO(torch.optim.Optimizer):
         self.perturber = Perturber(self.parameters, directions.noise, probing)
         self.prober = Prober(self.perturber, directions, estimator, allow_unread)
         self.steps_done = 0
-        self._weight_decay = [float(group["weight_decay"]) for group in self.param_groups]
-        self.updater = Updater(directions, update, self._weight_decay)
+        weight_decay = [float(group["weight_decay"]) for group in self.param_groups]
+        self.updater = Updater(directions, update, weight_decay, extra_byte)
         self._max_skipped, self._skipped = max_skipped, 0
         self._probed = False
         self.log = None if log is None else self._open_log(log, resume, frozen_note(frozen_of(params)))
@@ -226,7 +228,7 @@ class MeZO(torch.optim.Optimizer):
         super().add_param_group(param_group)
 
     def _open_log(self, path: str | Path, resume: bool, frozen: dict[str, Any] | None) -> StepLog:
-        header = make_header(self.updater.directions, self.estimator, self.updater.update, self._weight_decay, frozen)
+        header = make_header(self.updater, self.estimator, frozen)
         if resume and Path(path).exists():
             log = StepLog.read(path)
             check_base(log, header)  # before the file is touched

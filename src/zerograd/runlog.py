@@ -18,25 +18,20 @@ from zerograd.steplog import LogError, StepLog
 from zerograd.updater import Updater
 from zerograd.updates import UPDATES, Update
 
-SETTINGS = ("noise", "estimator", "update", "groups")
+SETTINGS = ("noise", "estimator", "update", "groups", "extra_byte")
 
 
 def make_header(
-    directions: Directions,
-    estimator: SPSA | dict[str, Any],
-    update: Update,
-    weight_decay: list[float],
-    frozen: dict[str, Any] | None = None,
+    updater: Updater, estimator: SPSA | dict[str, Any], frozen: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """The header of a run's log; hashes the base weights (about a second per GB).
 
     Args:
-        directions: The run's.
+        updater: The run's, with its directions, its update and the base weights.
         estimator: Its estimator, or the description of it in a log: replay needs none.
-        update: Its update.
-        weight_decay: Per parameter group.
         frozen: As `frozen_note` says.
     """
+    directions = updater.directions
     noise, parameters, scaling = directions.noise, directions.parameters, directions.scaling
     digests = [e.fingerprint() for e in parameters.entries]
     tensors = [
@@ -55,8 +50,9 @@ def make_header(
         | ({"blocks": directions.count} if directions.count else {})
         | ({"scaling": describe(scaling)} if scaling is not None else {}),
         "estimator": estimator if isinstance(estimator, dict) else describe(estimator),
-        "update": describe(update),
-        "groups": [{"weight_decay": wd} for wd in weight_decay],
+        "update": describe(updater.update),
+        "groups": [{"weight_decay": wd} for wd in updater.weight_decay],
+        **({"extra_byte": True} if updater.extra_byte else {}),
         "tensors": tensors,
         "fingerprint": hashlib.sha256("".join(digests).encode()).hexdigest(),
         **({} if frozen is None else {"frozen": frozen}),
@@ -92,9 +88,9 @@ def check_base(log: StepLog, header: Mapping[str, Any]) -> None:
             f"({_described(header)}). Load the same base model, dtype and quantisation."
         )
     for key in SETTINGS:
-        if log.header.get(key) != header[key]:
+        if log.header.get(key) != header.get(key):
             raise LogError(
-                f"{log.path} was written with {key} {log.header.get(key)}, this run asks for {header[key]}: a resumed "
+                f"{log.path} was written with {key} {log.header.get(key)}, this run asks for {header.get(key)}: a resumed "
                 "run must have the settings of the run it continues"
             )
 
@@ -138,12 +134,13 @@ def replay(
             raise LogError(f"{log} does not name its {part}, and cannot be replayed")
     directions = _directions(read, _find(read, model))
     weight_decay = [group["weight_decay"] for group in read.header["groups"]]
-    updater = Updater(directions, _update(read) if update is None else update, weight_decay)
+    made = _update(read) if update is None else update
+    updater = Updater(directions, made, weight_decay, bool(read.header.get("extra_byte")))
     frozen = None
     if isinstance(model, torch.nn.Module) and read.header.get("frozen") is not None:
         tuned = {t["name"] for t in read.header["tensors"]}
         frozen = frozen_note((name, t) for name, t in model.named_parameters() if name not in tuned)
-    check_base(read, make_header(directions, read.header["estimator"], updater.update, weight_decay, frozen))
+    check_base(read, make_header(updater, read.header["estimator"], frozen))
     for logged in read.steps[:count]:
         updater.apply(logged)
     return read

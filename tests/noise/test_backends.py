@@ -93,6 +93,30 @@ def test_a_pair_is_two_passes(backend, dtype, distribution, index) -> None:  # t
         assert_same_bits(one, two)
 
 
+@pytest.mark.parametrize("backend", [cpu, torch_ops], ids=["cpu", "torch_ops"])
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize(("numel", "base"), [(5, 4093), (12_345, 777)])
+def test_an_extra_byte(backend, dtype, numel, base) -> None:  # type: ignore[no-untyped-def]
+    """Two updates in a row, so that the second reads the byte that the first wrote."""
+    x, low, brain = weights(numel, dtype), torch.zeros(numel, dtype=torch.int8), dtype == torch.bfloat16
+    high, rest = x.view(torch.int16).numpy().view(np.uint16).copy(), low.numpy().copy()
+    first = base // reference.TILE
+    for step in (STEP, STEP + 1):
+        terms = Terms([(step, 0)], [1e-6])
+        backend.combine(
+            x, x, terms, base=base, rows=None, distribution="gaussian", keep=0.999, rounding=step, low=low, **WHERE
+        )
+        value = reference.from_wide(high, rest, brain)
+        value = reference.combine(value, terms, np.float32(0.999), "gaussian", base, **WHERE)
+        tiles = range(first, -(-(base + numel) // reference.TILE))
+        bits = [reference.bits16(t, WHERE["tensor"], step, reference.ROUNDING_PROBE, SEED) for t in tiles]
+        high, rest = reference.to_wide(value, np.concatenate(bits)[base - first * reference.TILE :][:numel], brain)
+        assert_same_bits(x, torch.from_numpy(high.view(np.int16)).view(dtype))
+        assert torch.equal(low, torch.from_numpy(rest))
+        exact = torch.from_numpy(reference.from_wide(high, rest, brain))
+        assert_same_bits(exact.to(dtype), x) if numel < 20 else None  # the float alone is the nearest (ties aside)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("base", [0, 5000])

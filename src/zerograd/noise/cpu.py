@@ -8,7 +8,16 @@ import torch
 from numba import njit
 from numpy.typing import NDArray
 
-from zerograd.noise.half import from_bfloat16, from_float16, to_bfloat16, to_float16
+from zerograd.noise.half import (
+    from_bfloat16,
+    from_float16,
+    from_wide_bfloat16,
+    from_wide_float16,
+    to_bfloat16,
+    to_float16,
+    to_wide_bfloat16,
+    to_wide_float16,
+)
 from zerograd.noise.reference import MASK, ROUNDING_PROBE, SQUARE_UNIT, TILE
 from zerograd.noise.table import gaussian_table
 from zerograd.noise.terms import Moments, Terms
@@ -16,14 +25,18 @@ from zerograd.noise.threads import parallel
 from zerograd.noise.tiles import F32, GAUSSIAN, GIVEN, LANES, RADEMACHER, U32, bits16, new_words, philox, total_tile
 
 UNIT = 8 * TILE  # elements that are worth waking a thread for
-NONE = np.empty(0, np.float32)
+NONE, NO_BYTES = np.empty(0, np.float32), np.empty(0, np.int8)
 FLOAT32, BFLOAT16, FLOAT16 = 0, 1, 2
 
 
 @njit(nogil=True, cache=True)
-def _load(values, x, keep, dtype):
+def _load(values, x, low, keep, dtype):
     """values = keep * x, in float32."""
-    if dtype == BFLOAT16:
+    if low.size and dtype == BFLOAT16:
+        from_wide_bfloat16(values, x, low)
+    elif low.size:
+        from_wide_float16(values, x, low)
+    elif dtype == BFLOAT16:
         from_bfloat16(values, x)
     else:
         from_float16(values, x)
@@ -32,15 +45,19 @@ def _load(values, x, keep, dtype):
 
 
 @njit(nogil=True, cache=True)
-def _store(out, values, draws, stochastic, dtype):
-    if dtype == BFLOAT16:
+def _store(out, low, values, draws, stochastic, dtype):
+    if low.size and dtype == BFLOAT16:
+        to_wide_bfloat16(out, low, values, draws)
+    elif low.size:
+        to_wide_float16(out, low, values, draws)
+    elif dtype == BFLOAT16:
         to_bfloat16(out, values, draws, stochastic)
     else:
         to_float16(out, values, draws, stochastic)
 
 
 @njit(nogil=True, cache=True)
-def _range32(out, twin, x, lo, hi, base, z, moments, given, scales, keep, stochastic, rounding, dtype):
+def _range32(out, twin, x, lo, hi, base, z, moments, given, scales, low, keep, stochastic, rounding, dtype):
     """Local elements [lo, hi) of float32 arrays; `base` is the tensor's element number of local element 0.
 
     A tile is read into a buffer of its own first: where `out` is `x`, a loop over both would not be vectorised.
@@ -67,7 +84,7 @@ def _range32(out, twin, x, lo, hi, base, z, moments, given, scales, keep, stocha
 
 
 @njit(nogil=True, cache=True)
-def _range16(out, twin, x, lo, hi, base, z, moments, given, scales, keep, stochastic, rounding, dtype):
+def _range16(out, twin, x, lo, hi, base, z, moments, given, scales, low, keep, stochastic, rounding, dtype):
     """The same for 16-bit floats held as uint16: float32 arithmetic, one rounding at the end."""
     total, work = np.empty(TILE, F32), np.empty((2, TILE if moments[0].size else 0), F32)
     values, sums, draws = np.empty(TILE, F32), np.empty(TILE, F32), np.empty(TILE if stochastic else 0, U32)
@@ -83,29 +100,29 @@ def _range16(out, twin, x, lo, hi, base, z, moments, given, scales, keep, stocha
         if stochastic:
             philox(words, LANES, U32(tile * LANES), z[3], rounding, U32(ROUNDING_PROBE), z[1], z[2])
             bits16(draws, words)
-        _load(values, x[a:b], keep, dtype)
+        _load(values, x[a:b], low[a:b], keep, dtype)
         if twin.size:
             for i in range(b - a):
                 sums[i] = values[i] + scales[1] * add[i]
-            _store(twin[a:b], sums, draw, stochastic, dtype)
+            _store(twin[a:b], low[:0], sums, draw, stochastic, dtype)
         for i in range(b - a):
             values[i] = values[i] + scales[0] * add[i]
-        _store(out[a:b], values, draw, stochastic, dtype)
+        _store(out[a:b], low[a:b], values, draw, stochastic, dtype)
 
 
 @njit(nogil=True, cache=True)
-def _rows32(out, twin, x, index, lo, hi, width, z, moments, given, scales, keep, stochastic, rounding, dtype):
+def _rows32(out, twin, x, index, lo, hi, width, z, moments, given, scales, low, keep, stochastic, rounding, dtype):
     for r in range(lo, hi):
         at, a, b = index[r] * width, r * width, (r + 1) * width
-        rest = (scales, keep, stochastic, rounding, dtype)
+        rest = (scales, low, keep, stochastic, rounding, dtype)
         _range32(out[a:b], twin[a:b], x[at : at + width], 0, width, at, z, moments, given[a:b], *rest)
 
 
 @njit(nogil=True, cache=True)
-def _rows16(out, twin, x, index, lo, hi, width, z, moments, given, scales, keep, stochastic, rounding, dtype):
+def _rows16(out, twin, x, index, lo, hi, width, z, moments, given, scales, low, keep, stochastic, rounding, dtype):
     for r in range(lo, hi):
         at, a, b = index[r] * width, r * width, (r + 1) * width
-        rest = (scales, keep, stochastic, rounding, dtype)
+        rest = (scales, low, keep, stochastic, rounding, dtype)
         _range16(out[a:b], twin[a:b], x[at : at + width], 0, width, at, z, moments, given[a:b], *rest)
 
 
@@ -142,6 +159,7 @@ def combine(
     rounding: int | None,
     twin: torch.Tensor | None = None,
     scales: tuple[float, float] = (1.0, 1.0),
+    low: torch.Tensor | None = None,
 ) -> None:
     """out = keep * x + terms; see `zerograd.noise.Noise.combine`. A tensor of terms: float32, the size of `out`."""
     (o, dtype), (source, _) = _flat(out), _flat(x)
@@ -155,6 +173,7 @@ def combine(
         _moments(terms.moments),
         given,
         (F32(scales[0]), F32(scales[1])),
+        NO_BYTES if low is None else low.view(-1).numpy(),
         F32(keep),
         rounding is not None,
         U32((rounding or 0) & MASK),

@@ -70,3 +70,65 @@ def from_float16(values, x):
         else:
             u = U32(u + U32(0x38000000))
         bits[i] = U32(u | U32(U32(h & U32(0x8000)) << U32(16)))
+
+
+@njit(nogil=True, cache=True)
+def from_wide_bfloat16(values, x, low):
+    """values = x with the 8 further bits in `low`; see `reference.from_wide`."""
+    bits = values.view(U32)
+    for i in range(x.size):
+        h = U32(x[i])
+        whole = U32(U32(U32(h & U32(0x7FFF)) << U32(8)) + U32(I32(low[i])))
+        bits[i] = U32(U32(whole << U32(8)) | U32(U32(h & U32(0x8000)) << U32(16)))
+
+
+@njit(nogil=True, cache=True)
+def to_wide_bfloat16(out, low, values, draws):
+    """(out, low) = values, rounded by the bits in `draws`; see `reference.to_wide`."""
+    bits = values.view(U32)
+    for i in range(out.size):
+        u = U32(bits[i] & U32(0x7FFFFFFF))
+        whole = U32(U32(u + U32(draws[i] >> U32(8))) >> U32(8))
+        high = U32(U32(whole + U32(128)) >> U32(8))
+        rest = U32(whole - U32(high << U32(8)))
+        if u >= U32(0x7F800000):
+            high, rest = (U32(0x7FC0) if u > U32(0x7F800000) else U32(0x7F80)), U32(0)
+        out[i] = U16(U32(high | U32(U32(bits[i] >> U32(16)) & U32(0x8000))))
+        low[i] = I8(I32(rest))
+
+
+@njit(nogil=True, cache=True)
+def from_wide_float16(values, x, low):
+    """values = x with the 8 further bits in `low`; see `reference.from_wide`."""
+    bits = values.view(U32)
+    for i in range(x.size):
+        h = U32(x[i])
+        whole = U32(U32(U32(h & U32(0x7FFF)) << U32(8)) + U32(I32(low[i])))
+        if whole < U32(1 << 18):
+            u = F32(F32(I32(whole)) * F32(2.0**-32)).view(U32)
+        elif whole >= U32(31 << 18):
+            u = U32(U32(0x7F800000) | U32(whole & U32(0x3FFFF)))
+        else:
+            u = U32(U32(whole << U32(5)) + U32(112 << 23))
+        bits[i] = U32(u | U32(U32(h & U32(0x8000)) << U32(16)))
+
+
+@njit(nogil=True, cache=True)
+def to_wide_float16(out, low, values, draws):
+    """(out, low) = values, rounded by the bits in `draws`; see `reference.to_wide`."""
+    bits = values.view(U32)
+    for i in range(out.size):
+        u = U32(bits[i] & U32(0x7FFFFFFF))
+        exponent = I32(u >> U32(23))
+        shift = U32(I32(5) + min(max(I32(I32(113) - exponent), I32(0)), I32(26)))
+        draw = U32(draws[i] << U32(max(I32(I32(shift) - I32(16)), I32(0))))
+        draw = U32(draw >> U32(max(I32(I32(16) - I32(shift)), I32(0))))
+        mantissa = U32(U32(u & U32(0x7FFFFF)) | U32(0x800000)) if exponent else U32(0)
+        whole = U32(U32(U32(mantissa + draw) >> shift) + U32(U32(max(I32(exponent - I32(113)), I32(0))) << U32(18)))
+        whole = min(whole, U32(31 << 18))
+        high = U32(U32(whole + U32(128)) >> U32(8))
+        rest = U32(whole - U32(high << U32(8)))
+        if exponent == I32(255):
+            high, rest = (U32(0x7E00) if u & U32(0x7FFFFF) else U32(0x7C00)), U32(0)
+        out[i] = U16(U32(high | U32(U32(bits[i] >> U32(16)) & U32(0x8000))))
+        low[i] = I8(I32(rest))

@@ -62,6 +62,7 @@ class Noise:
         rows: torch.Tensor | None = None,
         keep: float = 1.0,
         rounding: int | None = None,
+        low: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """out = keep * x + terms, in float32, rounded to the dtype of `x` once.
 
@@ -79,7 +80,7 @@ class Noise:
         Returns:
             `out`.
         """
-        self._dispatch(x, out, terms, tensor=tensor, base=base, rows=rows, keep=keep, rounding=rounding)
+        self._dispatch(x, out, terms, tensor=tensor, base=base, rows=rows, keep=keep, rounding=rounding, low=low)
         return out
 
     def pair(
@@ -113,12 +114,13 @@ class Noise:
         tensor: int,
         keep: float = 1.0,
         rounding: int | None = None,
+        low: torch.Tensor | None = None,
     ) -> None:
         """x <- keep * x + terms in place, whatever the memory layout of `x`; arguments as in `combine`."""
         target = x.detach()
         dense = target.contiguous()
         terms = terms if isinstance(terms, Terms) else terms.contiguous()
-        self.combine(dense, dense, terms, tensor=tensor, keep=keep, rounding=rounding)
+        self.combine(dense, dense, terms, tensor=tensor, keep=keep, rounding=rounding, low=low)
         if dense.data_ptr() != target.data_ptr():
             target.copy_(dense)
 
@@ -147,10 +149,11 @@ class Noise:
         base: int,
         rows: torch.Tensor | None,
         twin: torch.Tensor | None = None,
+        low: torch.Tensor | None = None,
         **settings: Any,
     ) -> None:
         if not (isinstance(terms, Terms) and self.rank and x.dim() > 1 and x.numel()):
-            self._pass(out, x, terms, tensor=tensor, base=base, rows=rows, twin=twin, **settings)
+            self._pass(out, x, terms, tensor=tensor, base=base, rows=rows, twin=twin, low=low, **settings)
             return
 
         def fill(start: int, stop: int, one: Terms) -> torch.Tensor:
@@ -159,8 +162,8 @@ class Noise:
             return z
 
         def write(part: slice, source: torch.Tensor, total: torch.Tensor, base: int) -> None:
-            targets = [None if t is None else t.detach().view(-1)[part] for t in (out, twin)]
-            self._pass(targets[0], source, total, tensor=tensor, base=base, twin=targets[1], **settings)
+            one, two, bits = (None if t is None else t.detach().view(-1)[part] for t in (out, twin, low))
+            self._pass(one, source, total, tensor=tensor, base=base, twin=two, low=bits, **settings)
 
         combine_low_rank(x, terms, self.rank, rows, fill, write)
 
@@ -177,8 +180,9 @@ class Noise:
         rounding: int | None = None,
         twin: torch.Tensor | None = None,
         scales: tuple[float, float] = (1.0, 1.0),
+        low: torch.Tensor | None = None,
     ) -> None:
         _backend(x.device).combine(
             out, x, terms, base=base, rows=rows, distribution=self.distribution, seed=self.seed, tensor=tensor,
-            keep=keep, rounding=rounding, twin=twin, scales=scales,
+            keep=keep, rounding=rounding, twin=twin, scales=scales, low=low,
         )  # fmt: skip

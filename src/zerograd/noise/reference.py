@@ -136,3 +136,36 @@ def round_float16(x: NDArray[np.float32], bits: NDArray[np.uint64] | None) -> ND
     out = np.minimum(out, 0x7C00)
     special = np.where(u & 0x7FFFFF, 0x7E00, 0x7C00)
     return (sign | np.where(exponent == 255, special, out)).astype(np.uint16)
+
+
+def from_wide(high: NDArray[np.uint16], low: NDArray[np.int8], bfloat16: bool) -> NDArray[np.float32]:
+    """The float32 value of a 16-bit float and 8 more bits of its significand (signed: `high` is the nearest float)."""
+    whole = ((high.astype(np.int64) & 0x7FFF) << 8) + low
+    if bfloat16:
+        bits = whole << 8
+    else:
+        normal = np.where(whole >> 18 == 31, 0x7F800000 | (whole & 0x3FFFF), (whole << 5) + (112 << 23))
+        small = (whole.astype(np.float32) * np.float32(2.0**-32)).view(np.uint32)
+        bits = np.where(whole < 1 << 18, small, normal)
+    return (bits | (high.astype(np.int64) & 0x8000) << 16).astype(np.uint32).view(np.float32)
+
+
+def to_wide(
+    x: NDArray[np.float32], bits: NDArray[np.uint64], bfloat16: bool
+) -> tuple[NDArray[np.uint16], NDArray[np.int8]]:
+    """float32 to (high, low) of `from_wide`: what they cannot hold is rounded stochastically, by 16 random bits."""
+    u, draw = x.view(np.uint32).astype(np.int64), bits.astype(np.int64)
+    sign, magnitude = (u >> 16) & 0x8000, u & 0x7FFFFFFF
+    exponent, fraction = magnitude >> 23, magnitude & 0x7FFFFF
+    if bfloat16:
+        whole = (magnitude + (draw >> 8)) >> 8
+        special = np.where(fraction, 0x7FC0, 0x7F80)
+    else:
+        shift = 5 + np.clip(113 - exponent, 0, 26)
+        draw = np.where(shift >= 16, draw << np.maximum(shift - 16, 0), draw >> np.maximum(16 - shift, 0))
+        whole = (np.where(exponent, fraction | 0x800000, 0) + draw) >> shift
+        whole = np.minimum(whole + (np.maximum(exponent - 113, 0) << 18), 31 << 18)
+        special = np.where(fraction, 0x7E00, 0x7C00)
+    high = np.where(exponent == 255, special, (whole + 128) >> 8)
+    low = np.where(exponent == 255, 0, whole - (high << 8))
+    return (high | sign).astype(np.uint16), low.astype(np.int8)

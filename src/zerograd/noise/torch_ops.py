@@ -77,6 +77,39 @@ def _stochastic(x: torch.Tensor, bits: torch.Tensor, dtype: torch.dtype) -> torc
     return torch.where(x.isfinite(), rounded, x.to(dtype))
 
 
+def from_wide(high: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
+    """The float32 value of a 16-bit float and its 8 further bits; see `reference`."""
+    bits = high.view(torch.int16).long()
+    whole = ((bits & 0x7FFF) << 8) + low
+    if high.dtype == torch.bfloat16:
+        found = whole << 8
+    else:
+        normal = torch.where(whole >> 18 == 31, 0x7F800000 | (whole & 0x3FFFF), (whole << 5) + (112 << 23))
+        found = torch.where(whole < 1 << 18, (whole.float() * 2.0**-32).view(torch.int32).long(), normal)
+    found = found.to(torch.int32).view(torch.float32)
+    return torch.where((bits & 0x8000) != 0, -found, found)
+
+
+def to_wide(x: torch.Tensor, bits: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """float32 to (16-bit float, 8 further bits), the rest rounded stochastically; see `reference`."""
+    u = x.view(torch.int32).long() & MASK
+    sign, magnitude = (u >> 16) & 0x8000, u & 0x7FFFFFFF
+    exponent, fraction = magnitude >> 23, magnitude & 0x7FFFFF
+    if dtype == torch.bfloat16:
+        whole = (magnitude + (bits >> 8)) >> 8
+        special = torch.where(fraction != 0, 0x7FC0, 0x7F80)
+    else:
+        shift = 5 + (113 - exponent).clamp(0, 26)
+        draw = (bits << (shift - 16).clamp(min=0)) >> (16 - shift).clamp(min=0)
+        whole = (torch.where(exponent != 0, fraction | 0x800000, 0) + draw) >> shift
+        whole = (whole + ((exponent - 113).clamp(min=0) << 18)).clamp(max=31 << 18)
+        special = torch.where(fraction != 0, 0x7E00, 0x7C00)
+    high = torch.where(exponent == 255, special, (whole + 128) >> 8)
+    low = torch.where(exponent == 255, 0, whole - (high << 8)).to(torch.int8)
+    high = high | sign
+    return torch.where(high >= 0x8000, high - 0x10000, high).to(torch.int16).view(dtype), low
+
+
 def combine(
     out: torch.Tensor,
     x: torch.Tensor,
@@ -91,6 +124,7 @@ def combine(
     rounding: int | None,
     twin: torch.Tensor | None = None,
     scales: tuple[float, float] = (1.0, 1.0),
+    low: torch.Tensor | None = None,
 ) -> None:
     """out = keep * x + terms; see `zerograd.noise.Noise.combine`. A tensor of terms: float32, the size of `out`."""
     if rows is not None:
@@ -111,12 +145,16 @@ def combine(
             return _z(distribution, *tiles, step, probe, seed, x.device)[at]
 
         total = total_of(terms, z) if isinstance(terms, Terms) else terms.view(-1)[part]
-        kept = flat_x[part].float() * float(np.float32(keep))
+        wide = None if low is None else low.view(-1)[part]
+        kept = (flat_x[part].float() if wide is None else from_wide(flat_x[part], wide)) * float(np.float32(keep))
         for target, scale in targets:
             value = kept + total * float(np.float32(scale))
             if rounding is not None and x.dtype != torch.float32:
                 bits = _bits16(*tiles, rounding, ROUNDING_PROBE, seed, x.device)[at]
-                target[part] = _stochastic(value, bits, x.dtype)
+                if wide is None:
+                    target[part] = _stochastic(value, bits, x.dtype)
+                else:
+                    target[part], wide[:] = to_wide(value, bits, x.dtype)
             else:
                 target[part] = value.to(x.dtype)
 
