@@ -120,8 +120,8 @@ class MeZO(torch.optim.Optimizer):
         self.perturber = Perturber(self.parameters, directions.noise, probing)
         self.prober = Prober(self.perturber, directions, estimator, allow_unread)
         self.steps_done = 0
-        weight_decay = [float(group["weight_decay"]) for group in self.param_groups]
-        self.updater = Updater(directions, update, weight_decay, extra_byte)
+        decays = [float(group["weight_decay"]) for group in self.param_groups]
+        self.updater = Updater(directions, update, decays, extra_byte)
         self._max_skipped, self._skipped = max_skipped, 0
         self._probed = False
         self.log = None if log is None else self._open_log(log, resume, frozen_note(frozen_of(params)))

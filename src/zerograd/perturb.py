@@ -7,17 +7,22 @@ rounding, about 1e-5 of a weight in float16 and 1e-4 in bfloat16 a step.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from zerograd.copies import Copies
 from zerograd.interrupts import uninterrupted
+from zerograd.lanes import Lanes, Work
 from zerograd.noise import Noise, Terms
 from zerograd.parameters import Entry, Parameters
-from zerograd.reads import ProbeError, Reads, Scratch
+from zerograd.reads import ProbeError, Reads
+
+T = TypeVar("T")
 
 PROBING = ("auto", "streamed", "snapshot", "in_place")
 SNAPSHOT_BYTES = 1 << 26  # "auto" keeps a copy of trainable tensors up to this size (64 MB), else streams
@@ -57,7 +62,8 @@ class Perturber:
         self._written = False  # whether copied tensors may be off theta
         self._displaced: dict[Entry, float] = {}  # in place: how far along z each tensor has been moved
         self._aliased: set[Entry] = set()
-        self._scratch = Scratch()
+        self._sources = Copies(noise)
+        self.in_step = parameters.device.type == "cpu"  # elsewhere noise costs little, and activations are dear
 
     @contextmanager
     def session(self, step: int, probe: int, factors: NDArray[np.float64] | None = None) -> Iterator[None]:
@@ -69,6 +75,7 @@ class Perturber:
         """
         self._probe = (step, probe)
         self._factors = np.ones(len(self._parameters.entries)) if factors is None else factors
+        self._sources.along(self._probe, self._factors)
         try:
             for entry in self._copied:
                 if self._moves(entry):
@@ -78,6 +85,12 @@ class Perturber:
             with uninterrupted():
                 self._restore()
             torch.clear_autocast_cache()  # an enclosing autocast would go on with the perturbed weights
+
+    def evaluate(self, works: Sequence[Work[T]]) -> list[T]:
+        """The results of works that each compute `at` some c: in step where they share what they read, else in turn."""
+        if self.in_step and self.probing == "streamed" and not self._copied and not self.watching and len(works) > 1:
+            return Lanes(self._sources.leave).run(works)
+        return [work() for work in works]
 
     @contextmanager
     def at(self, c: float) -> Iterator[None]:
@@ -100,7 +113,7 @@ class Perturber:
         if self.probing != "streamed":
             yield
             return
-        with Reads({}, None, self._scratch, read=set(), aliased=set(), spans=None):
+        with Reads({}, None, 0.0, read=set(), aliased=set(), spans=None):
             yield
 
     @contextmanager
@@ -150,13 +163,10 @@ class Perturber:
             if c is None or (e not in copied and (self.watching or self._moves(e)))
         }
 
-        def perturb(entry: Entry, x: torch.Tensor, out: torch.Tensor, rows: torch.Tensor | None) -> None:
-            self._noise.combine(x, out, self._along(entry, c or 0.0), tensor=entry.index, rows=rows)
-
         return Reads(
             entries,
-            None if c is None else perturb,
-            self._scratch,
+            None if c is None else self._sources,
+            c or 0.0,
             read=self.read,
             aliased=self._aliased,
             spans=self._spans() if self.watching else None,
@@ -168,7 +178,7 @@ class Perturber:
 
     def _along(self, entry: Entry, c: float) -> Terms:
         """c times the session's direction of a tensor."""
-        return Terms([self._probe], [float(np.float32(c * self._factors[entry.index]))])
+        return Terms([self._probe], [self._sources.scale(entry, c)])
 
     def _spans(self) -> list[tuple[int, int, Entry]]:
         tensors = [(e.tensor.data_ptr(), e) for e in self._parameters.entries if e.tensor.numel()]

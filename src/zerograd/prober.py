@@ -2,7 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -78,7 +79,7 @@ class Prober:
         with torch.no_grad(), self.perturber.unmoved():
             torch.clear_autocast_cache()
             self.forwards += 1
-            return _as_float(closure())
+            return _as_floats([closure()])[0]
 
     def sides(self, closure: Closure, step: int, probe: int) -> list[float]:
         """The losses at theta + offset eps z, one for each of the estimator's offsets."""
@@ -93,12 +94,14 @@ class Prober:
             with torch.no_grad(), perturber.watch():
                 closure()
         with torch.no_grad(), perturber.session(step, probe, factors):
+            if not perturber.watching:
+                return _as_floats(perturber.evaluate([partial(self._loss, closure, c) for c in offsets]))
             first = self._loss(closure, offsets[0])
-            if perturber.watching and perturber.take_aliased():
+            if perturber.take_aliased():
                 first = self._loss(closure, offsets[0])
-            return [first, *(self._loss(closure, c) for c in offsets[1:])]
+            return _as_floats([first, *(self._loss(closure, c) for c in offsets[1:])])
 
-    def _loss(self, closure: Closure, c: float) -> float:
+    def _loss(self, closure: Closure, c: float) -> torch.Tensor | float:
         torch.clear_autocast_cache()  # an enclosing autocast would serve the other side's cast weights
         state = torch.get_rng_state() if self.perturber.watching else None
         with self.perturber.at(c):
@@ -110,7 +113,7 @@ class Prober:
                 "the difference of the losses. Call model.eval() before training.",
                 stacklevel=5,
             )
-        return _as_float(loss)
+        return loss
 
     def _measure(self, closure: Closure, step: int, scaling: Variance) -> None:
         """d before this step; a later measurement that cannot be used leaves the one that holds."""
@@ -160,14 +163,14 @@ class Prober:
         return block_norms(blocks, found)
 
 
-def _as_float(loss: torch.Tensor | float) -> float:
-    if isinstance(loss, torch.Tensor):
-        if loss.numel() != 1:
+def _as_floats(losses: Sequence[torch.Tensor | float]) -> list[float]:
+    """The losses' values: the one place where a step waits for its device."""
+    for loss in losses:
+        if isinstance(loss, torch.Tensor) and loss.numel() != 1:
             raise ValueError(f"the closure must return a scalar loss, got a tensor of shape {tuple(loss.shape)}")
-        if loss.dtype in (torch.float16, torch.bfloat16):
+        if isinstance(loss, torch.Tensor) and loss.dtype in (torch.float16, torch.bfloat16):
             raise TypeError(
                 f"the closure returned a {loss.dtype} loss: the difference of two such losses is mostly rounding. "
                 "Compute the loss in float32, e.g. F.cross_entropy(logits.float(), labels)."
             )
-        return float(loss.item())
-    return float(loss)
+    return [float(loss) for loss in losses]

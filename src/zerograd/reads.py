@@ -3,12 +3,12 @@
 A torch-function mode sees each torch operation before it runs. One that reads a trainable tensor receives a perturbed
 copy in a reused scratch buffer, so the weights themselves are never written, whatever the forward does or raises, and
 whether a module, its parent or the user's own function reads them. Only the rows that an embedding look-up or an
-index reads are computed. A result that is a view of the copy (a transpose, say) keeps the copy alive by itself.
+index reads are computed; a large matrix is multiplied in parts. Forwards that run in lanes meet before they read.
 """
 
 import gc
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,9 +16,11 @@ import torch.nn.functional as F
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
+from zerograd import lanes
+from zerograd.copies import PART, Copies, Part, results_of, storage_address, tensors_in
 from zerograd.parameters import Entry
 
-SMALL = 1 << 20  # bytes; smaller copies come from the allocator, larger ones share the scratch buffer
+HELD = 16 << 20  # bytes; a forward that holds larger arguments than this, and than the weight, waits for no other
 
 # Properties that hand out data; every other property (shape, dtype, device, ...) says nothing about the values.
 DATA_PROPERTIES = frozenset(("data", "T", "mT", "H", "mH", "real", "imag"))
@@ -33,28 +35,6 @@ IN_PLACE_OPERATORS = frozenset(("__setitem__", "__iadd__", "__isub__", "__imul__
 ROW_READS = (torch.index_select, torch.Tensor.index_select)
 
 
-def _tensors(values: Iterable[Any]) -> Iterable[torch.Tensor]:
-    """Tensors among the arguments of an operation, one level of lists deep."""
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)) and value and isinstance(value[0], torch.Tensor):
-            yield from (v for v in value if isinstance(v, torch.Tensor))
-
-
-def _results(result: Any) -> Iterable[torch.Tensor]:
-    """Tensors that an operation returned."""
-    return _tensors(result if isinstance(result, (list, tuple)) else (result,))
-
-
-def _storage_address(t: torch.Tensor) -> int | None:
-    """Where a tensor's storage begins; None for sparse tensors and those of `torch.func`, which hide theirs."""
-    try:
-        return t.untyped_storage().data_ptr()
-    except (NotImplementedError, RuntimeError):
-        return None
-
-
 def _address(t: torch.Tensor) -> int:
     """Where a tensor's first element lies, also inside `torch.func` transforms; 0 if it has no memory."""
     while torch._C._functorch.is_functorch_wrapped_tensor(t):
@@ -65,45 +45,17 @@ def _address(t: torch.Tensor) -> int:
         return 0
 
 
-class Scratch:
-    """One reused buffer for perturbed copies; `take` hands out a tensor, `give_back` says that nobody reads it."""
-
-    def __init__(self) -> None:
-        self._buffer: torch.Tensor | None = None
-        self._lent = False
-
-    def take(self, like: torch.Tensor) -> torch.Tensor:
-        """An uninitialised contiguous tensor of the shape, dtype and device of `like`."""
-        nbytes = like.numel() * like.element_size()
-        if nbytes < SMALL or self._lent or torch.is_grad_enabled():  # autograd would save what is overwritten later
-            return torch.empty(like.shape, dtype=like.dtype, device=like.device)
-        if self._buffer is None or self._buffer.numel() < nbytes or self._buffer.device != like.device:
-            self._buffer = None  # freed before the larger one is allocated
-            self._buffer = torch.empty(nbytes, dtype=torch.uint8, device=like.device)
-        self._lent = True
-        return self._buffer[:nbytes].view(like.dtype).view(like.shape)
-
-    def give_back(self, result: Any) -> None:
-        """End a loan. If `result` still looks into the buffer, the buffer is left to it and replaced when needed."""
-        if self._lent and self._buffer is not None:
-            held = self._buffer.untyped_storage().data_ptr()
-            if any(_storage_address(t) in (held, None) for t in _results(result)):
-                self._buffer = None
-        self._lent = False
-
-
 class ProbeError(RuntimeError):
     """A forward that cannot be probed as asked: it writes to, never reads, or keeps views of a trainable tensor."""
 
 
 class Reads(TorchFunctionMode):
-    """Watches which trainable tensors are read and, with `perturb`, hands out perturbed copies of them.
+    """Watches which trainable tensors are read and, with `copies`, hands out perturbed copies of them.
 
     Args:
         entries: The trainable tensors by `id`.
-        perturb: Called as `perturb(entry, x, out, rows)`: fill `out` with the perturbed values of the contiguous
-            tensor `x`, or of those of its rows that are named. None only watches.
-        scratch: Reused by all probes of a run.
+        copies: Makes the copies; None only watches.
+        c: How far along the direction.
         read: Receives every entry that an operation reads.
         spans: Sorted (first byte, end, entry) of the trainable memory, where reads through other tensor objects (a
             view made before the probe) must be found; None when that is known already.
@@ -113,15 +65,15 @@ class Reads(TorchFunctionMode):
     def __init__(
         self,
         entries: Mapping[int, Entry],
-        perturb: Callable[[Entry, torch.Tensor, torch.Tensor, torch.Tensor | None], None] | None,
-        scratch: Scratch,
+        copies: Copies | None,
+        c: float,
         *,
         read: set[Entry],
         aliased: set[Entry],
         spans: list[tuple[int, int, Entry]] | None,
     ) -> None:
         super().__init__()
-        self._entries, self._perturb, self._scratch = entries, perturb, scratch
+        self._entries, self._copies, self._c = entries, copies, c
         self._read, self._aliased, self._spans = read, aliased, spans
         self._raw: dict[int, torch.Tensor] = {}
         self._views: list[tuple[StorageWeakRef, Entry]] = []
@@ -132,30 +84,41 @@ class Reads(TorchFunctionMode):
         kwargs = kwargs or {}
         if torch.compiler.is_compiling():  # a compiled forward reads the weights themselves; see `stop_watching`
             return func(*args, **kwargs)
-        found = [t for t in _tensors((*args, *kwargs.values())) if id(t) in self._entries]
+        found = [t for t in tensors_in((*args, *kwargs.values())) if id(t) in self._entries]
         if self._spans is not None:
             self._find_aliases(args, kwargs)
         if not found or _is_metadata(func):
             return func(*args, **kwargs)
         self._read.update(self._entries[id(t)] for t in found)
-        if self._perturb is None:
+        if self._copies is None:
             return func(*args, **kwargs)
         _refuse_writes(func, args, kwargs, self._entries)
-        rows = self._rows(func, args, kwargs)
+        rows = self._rows(self._copies, func, args, kwargs)
         if rows is not None:
             return rows
         if getattr(func, "__name__", "") in RAW_METHODS:
-            return func(self._lasting(args[0]), *args[1:], **kwargs)
-        return self._call(func, args, kwargs)
+            return func(self._lasting(self._copies, args[0]), *args[1:], **kwargs)
+        if func is F.linear and len(args) >= 2 and self._is_large(args[1]):
+            return self._linear(self._copies, *args, **kwargs)
+        return self._call(self._copies, func, args, kwargs)
 
-    def _call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run an operation on perturbed copies of every trainable tensor among its arguments."""
+    def _call(
+        self,
+        source: Copies,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        parts: Mapping[int, Part] | None = None,
+    ) -> Any:
+        """Run an operation on perturbed copies of every trainable tensor among its arguments, or of their `parts`."""
         copies: dict[int, torch.Tensor] = {}
+        parts = parts or {}
+        tags = self._meet((*args, *kwargs.values()), parts)
 
         def swap(value: Any) -> Any:
             if id(value) in self._entries:
                 if id(value) not in copies:
-                    copies[id(value)] = self._whole(value, self._scratch.take(value))
+                    copies[id(value)] = source.take(self._entries[id(value)], self._c, tags, parts.get(id(value)))
                 return copies[id(value)]
             if isinstance(value, (list, tuple)) and value and isinstance(value[0], torch.Tensor):
                 return type(value)(swap(v) for v in value)
@@ -168,11 +131,45 @@ class Reads(TorchFunctionMode):
                 self._note_views(result, copies)
             return result
         finally:
-            self._scratch.give_back(result)
+            source.give_back(result)
+
+    def _meet(self, values: tuple[Any, ...], parts: Mapping[int, Part]) -> Sequence[float]:
+        """Wait for the other lanes; returns how far along the direction those are that read the same here."""
+        group = lanes.current()
+        if group is None:
+            return [self._c]
+        held = weight = 0
+        key = []
+        for t in tensors_in(values):
+            if id(t) in self._entries:
+                weight += t.nbytes
+                key.append((id(t), parts.get(id(t))))
+            else:
+                held += t.nbytes
+        return [self._c] if held > max(HELD, weight) else group.meet(tuple(key), self._c)
+
+    def _is_large(self, weight: Any) -> bool:
+        return id(weight) in self._entries and weight.nbytes > PART and weight.dim() == 2 and len(weight) > 1
+
+    def _linear(
+        self, source: Copies, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The product with a large matrix, some of its rows at a time."""
+        many = max(1, PART // weight[0].nbytes)
+        results = []
+        for start in range(0, len(weight), many):
+            part = (start, min(start + many, len(weight)))
+            of_parts, some = {id(weight): part}, bias
+            if bias is not None and id(bias) in self._entries:
+                of_parts[id(bias)] = part
+            elif bias is not None:
+                some = bias[slice(*part)]
+            results.append(self._call(source, F.linear, (x, weight, some), {}, of_parts))
+        return torch.cat(results, -1)
 
     def _note_views(self, result: Any, copies: Mapping[int, torch.Tensor]) -> None:
         """On the first step: remember the copies that a result looks into."""
-        addresses = {_storage_address(t) for t in _results(result)}
+        addresses = {storage_address(t) for t in results_of(result)}
         for key, copy in copies.items():
             if copy.untyped_storage().data_ptr() in addresses:
                 self._views.append((StorageWeakRef(copy.untyped_storage()), self._entries[key]))
@@ -188,17 +185,14 @@ class Reads(TorchFunctionMode):
                 "read an old perturbation; streamed probing cannot follow that. Use probing='snapshot'."
             )
 
-    def _whole(self, tensor: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        assert self._perturb is not None
-        self._perturb(self._entries[id(tensor)], tensor.detach().contiguous(), out, None)
-        return out
-
-    def _lasting(self, tensor: torch.Tensor) -> torch.Tensor:
+    def _lasting(self, source: Copies, tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) not in self._raw:
-            self._raw[id(tensor)] = self._whole(tensor, torch.empty_like(tensor, memory_format=torch.contiguous_format))
+            self._raw[id(tensor)] = source.lasting(self._entries[id(tensor)], self._c)
         return self._raw[id(tensor)]
 
-    def _rows(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
+    def _rows(
+        self, source: Copies, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> torch.Tensor | None:
         """The perturbed result of an operation that reads rows of one matrix only, or None for any other."""
         if func is F.embedding and len(args) == 2 and kwargs.get("max_norm") is None:  # as it dispatches itself
             index, weight = args
@@ -214,25 +208,24 @@ class Reads(TorchFunctionMode):
             return None
         if isinstance(index, torch.Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(index):
             return None
+        entry, count = self._entries[id(weight)], weight.shape[0]
+        least = -count if func is torch.Tensor.__getitem__ else 0
         if isinstance(index, int):
-            if not -weight.shape[0] <= index < weight.shape[0]:
+            if not -count <= index < count:
                 return None  # let PyTorch raise its own error
-            return self._gather(weight, torch.tensor([index % weight.shape[0]], device=weight.device))[0]
-        least = -weight.shape[0] if func is torch.Tensor.__getitem__ else 0
-        if index.numel() and not least <= int(index.min()) <= int(index.max()) < weight.shape[0]:
+            return source.rows(entry, self._c, torch.tensor([index % count], device=weight.device))[0]
+        if index.device.type != "cpu":  # no look at the values, for which the device would be waited for
+            torch._assert_async(((index >= least) & (index < count)).all())
+            rows = source.rows(entry, self._c, index.reshape(-1) % count)
+            return rows.view(*index.shape, *weight.shape[1:])
+        if index.numel() and not least <= int(index.min()) <= int(index.max()) < count:
             return None  # let PyTorch raise its own error
-        unique, inverse = torch.unique(index % weight.shape[0], return_inverse=True)
-        return self._gather(weight, unique)[inverse]
-
-    def _gather(self, weight: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        assert self._perturb is not None
-        out = torch.empty((len(rows), *weight.shape[1:]), dtype=weight.dtype, device=weight.device)
-        self._perturb(self._entries[id(weight)], weight.detach(), out, rows)
-        return out
+        unique, inverse = torch.unique(index % count, return_inverse=True)
+        return source.rows(entry, self._c, unique)[inverse]
 
     def _find_aliases(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         assert self._spans is not None
-        for t in _tensors((*args, *kwargs.values())):
+        for t in tensors_in((*args, *kwargs.values())):
             if id(t) in self._entries or type(t) not in (torch.Tensor, torch.nn.Parameter):
                 continue
             address = _address(t)
@@ -263,7 +256,7 @@ def _refuse_writes(
     if name == "__set__" and getattr(getattr(func, "__self__", None), "__name__", "") != "data":
         return  # requires_grad, grad
     written = [args[0]] if in_place and args else []
-    for target in _tensors((*written, kwargs.get("out"))):
+    for target in tensors_in((*written, kwargs.get("out"))):
         if id(target) not in entries:
             continue
         raise ProbeError(

@@ -88,10 +88,11 @@ def check_base(log: StepLog, header: Mapping[str, Any]) -> None:
             f"({_described(header)}). Load the same base model, dtype and quantisation."
         )
     for key in SETTINGS:
-        if log.header.get(key) != header.get(key):
+        before, now = log.header.get(key), header.get(key)
+        if before != now:
             raise LogError(
-                f"{log.path} was written with {key} {log.header.get(key)}, this run asks for {header.get(key)}: a resumed "
-                "run must have the settings of the run it continues"
+                f"{log.path} was written with {key} {before}, this run asks for {now}: a resumed run must have the "
+                "settings of the run it continues"
             )
 
 

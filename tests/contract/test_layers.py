@@ -5,10 +5,11 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "zerograd"
 LAYERS = [
-    {"noise", "interrupts", "files"},
+    {"noise", "interrupts", "files", "lanes"},
     {
         "parameters",
         "frozen",
+        "copies",
         "reads",
         "perturb",
         "blocks",
@@ -63,7 +64,8 @@ LAYERS = [
         "cli",
     },
 ]
-LANGUAGE_SIDE, CORE = LAYERS[3], LAYERS[0] | LAYERS[1] | LAYERS[2]
+TOOLS = {"interrupts", "files", "lanes"}  # know nothing of what they are used for
+LANGUAGE_SIDE, CORE = LAYERS[3], (LAYERS[0] | LAYERS[1] | LAYERS[2]) - TOOLS
 
 
 def modules() -> list[tuple[str, Path]]:

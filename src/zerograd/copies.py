@@ -1,0 +1,139 @@
+"""`Copies`: perturbed copies of trainable tensors, in reused scratch, made once for all forwards that wait for them."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from zerograd.noise import Noise, Terms
+from zerograd.parameters import Entry
+
+SMALL = 1 << 20  # bytes; smaller copies come from the allocator, larger ones share the scratch buffers
+PART = 24 << 20  # bytes of a copy; larger matrices are multiplied in parts, so that two copies stay below 64 MB
+SLOTS = 2  # scratch buffers: the two sides of a probe
+
+Part = tuple[int, int]  # rows [first, last) of a tensor
+
+
+def tensors_in(values: Iterable[Any]) -> Iterable[torch.Tensor]:
+    """Tensors among values, one level of lists deep."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)) and value and isinstance(value[0], torch.Tensor):
+            yield from (v for v in value if isinstance(v, torch.Tensor))
+
+
+def results_of(result: Any) -> Iterable[torch.Tensor]:
+    """Tensors that an operation returned."""
+    return tensors_in(result if isinstance(result, (list, tuple)) else (result,))
+
+
+def storage_address(t: torch.Tensor) -> int | None:
+    """Where a tensor's storage begins; None for sparse tensors and those of `torch.func`, which hide theirs."""
+    try:
+        return t.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+class Copies:
+    """theta + c z of the direction that `along` chose.
+
+    A copy lives until `give_back` (made for one operation) or `leave` (shared by lanes), and longer if something that
+    was computed still looks into it: then its buffer is left to it and replaced when needed.
+
+    Args:
+        noise: The directions.
+    """
+
+    def __init__(self, noise: Noise) -> None:
+        self._noise = noise
+        self._at, self._factors = (0, 0), np.empty(0)
+        self._buffers: dict[tuple[torch.device, int], torch.Tensor] = {}
+        self._lent: dict[tuple[torch.device, int], bool] = {}  # whether each loan is shared
+        self._shared: dict[tuple[Entry, Part | None, float], torch.Tensor] = {}
+
+    def along(self, at: tuple[int, int], factors: NDArray[np.float64]) -> None:
+        """Choose z: (step, probe), and what it is multiplied with for each tensor."""
+        self._at, self._factors = at, factors
+
+    def scale(self, entry: Entry, c: float) -> float:
+        """c times the direction's factor of a tensor, float32."""
+        return float(np.float32(c * self._factors[entry.index]))
+
+    def take(self, entry: Entry, c: float, tags: Sequence[float], part: Part | None = None) -> torch.Tensor:
+        """A tensor's copy, or that of some of its rows, for the forwards at these `tags` (multiples of z, c included).
+
+        Contiguous; the dtype and device of the tensor.
+        """
+        key = (entry, part, c)
+        if key not in self._shared:
+            wanted = [c, *sorted(set(tags) - {c})]
+            made = self._make(entry, wanted, part, len(tags) > 1)
+            if len(tags) == 1:
+                return made[0]
+            self._shared.update({(entry, part, one): copy for one, copy in zip(wanted, made, strict=True)})
+        return self._shared[key]
+
+    def rows(self, entry: Entry, c: float, index: torch.Tensor) -> torch.Tensor:
+        """Rows of a contiguous tensor, by int64 numbers, one dimension: (len(index), ...)."""
+        x = entry.tensor.detach()
+        out = torch.empty((len(index), *x.shape[1:]), dtype=x.dtype, device=x.device)
+        terms = Terms([self._at], [self.scale(entry, c)])
+        return self._noise.combine(x, out, terms, tensor=entry.index, rows=index)
+
+    def lasting(self, entry: Entry, c: float) -> torch.Tensor:
+        """A copy in memory of its own."""
+        x = entry.tensor.detach().contiguous()
+        terms = Terms([self._at], [self.scale(entry, c)])
+        return self._noise.combine(x, torch.empty_like(x), terms, tensor=entry.index)
+
+    def give_back(self, result: Any) -> None:
+        """An operation is over: end the loans that were its own, and leave to its result what it looks into."""
+        addresses = {storage_address(t) for t in results_of(result)} if self._lent else set()
+        for place, shared in list(self._lent.items()):
+            buffer = self._buffers.get(place)
+            if buffer is not None and (None in addresses or buffer.untyped_storage().data_ptr() in addresses):
+                del self._buffers[place]
+            if not shared:
+                del self._lent[place]
+
+    def leave(self) -> None:
+        """The lanes that met have gone on: end the loans that they shared."""
+        self._shared.clear()
+        self._lent = {place: shared for place, shared in self._lent.items() if not shared}
+
+    def _make(self, entry: Entry, wanted: list[float], part: Part | None, shared: bool) -> list[torch.Tensor]:
+        x, base, rows = entry.tensor.detach().contiguous(), 0, None
+        shape = x.shape
+        if part is not None:
+            shape = torch.Size((part[1] - part[0], *x.shape[1:]))
+            if self._noise.rank:
+                rows = torch.arange(*part, device=x.device)
+            else:
+                base, x = part[0] * x[0].numel(), x[slice(*part)]
+        outs = [self._empty(shape, x, shared) for _ in wanted]
+        scales = [self.scale(entry, c) for c in wanted]
+        where: dict[str, Any] = {"tensor": entry.index, "base": base, "rows": rows}
+        if len(wanted) == 2:
+            self._noise.pair(x, (outs[0], outs[1]), self._at, (scales[0], scales[1]), **where)
+        else:
+            for out, scale in zip(outs, scales, strict=True):
+                self._noise.combine(x, out, Terms([self._at], [scale]), **where)
+        return outs
+
+    def _empty(self, shape: torch.Size, like: torch.Tensor, shared: bool) -> torch.Tensor:
+        """Uninitialised memory, from the scratch where it is large and some is free."""
+        nbytes = shape.numel() * like.element_size()
+        places = [(like.device, slot) for slot in range(SLOTS) if (like.device, slot) not in self._lent]
+        if nbytes < SMALL or not places or torch.is_grad_enabled():  # autograd would save what is overwritten later
+            return torch.empty(shape, dtype=like.dtype, device=like.device)
+        place = places[0]
+        if place not in self._buffers or self._buffers[place].numel() < nbytes:
+            self._buffers.pop(place, None)  # freed before the larger one is allocated
+            self._buffers[place] = torch.empty(nbytes, dtype=torch.uint8, device=like.device)
+        self._lent[place] = shared
+        return self._buffers[place][:nbytes].view(like.dtype).view(shape)

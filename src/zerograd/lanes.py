@@ -1,0 +1,198 @@
+"""`Lanes`: several forward passes in step on one thread, so that what all of them read is made once.
+
+A lane runs until it reads a weight, and waits. When every lane waits, those that wait for the same weight go on, one
+after the other, to their next read. Lanes are greenlets and not threads, because every thread that calls PyTorch gets
+OpenMP threads of its own, which compete for the cores. They share the thread's PyTorch state (autocast, gradients,
+function modes), which is therefore taken from one and given to the next.
+"""
+
+import contextvars
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from greenlet import GreenletExit, greenlet
+
+T = TypeVar("T")
+Work = Callable[[], T]
+DEVICES = ("cpu", "cuda")  # whose autocast state is kept apart
+
+_thread = threading.local()
+
+
+@dataclass
+class _TorchState:
+    """What a forward may change of its thread's PyTorch state."""
+
+    modes: list[Any]
+    grad: bool
+    autocast: list[tuple[str, bool, torch.dtype]]
+    cache: bool
+    nesting: int
+
+    @staticmethod
+    def take() -> "_TorchState":
+        """The state of now; its function modes are taken off the thread."""
+        count = torch._C._len_torch_function_stack()
+        modes = [torch._C._pop_torch_function_stack() for _ in range(count)][::-1]
+        autocast = [(d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in DEVICES]
+        torch.autocast_increment_nesting()
+        nesting = torch.autocast_decrement_nesting()
+        return _TorchState(modes, torch.is_grad_enabled(), autocast, torch.is_autocast_cache_enabled(), nesting)
+
+    def put(self) -> None:
+        """Make it the thread's, which has no function modes now."""
+        for mode in self.modes:
+            torch._C._push_on_torch_function_stack(mode)
+        torch.set_grad_enabled(self.grad)
+        for device, enabled, dtype in self.autocast:
+            torch.set_autocast_enabled(device, enabled)
+            torch.set_autocast_dtype(device, dtype)
+        torch.set_autocast_cache_enabled(self.cache)
+        torch.autocast_increment_nesting()
+        now = torch.autocast_decrement_nesting()
+        for _ in range(now, self.nesting):
+            torch.autocast_increment_nesting()
+        for _ in range(self.nesting, now):
+            torch.autocast_decrement_nesting()
+
+
+@dataclass(eq=False)
+class _Lane:
+    work: Work[Any]
+    state: _TorchState
+    green: greenlet = field(init=False)
+    result: Any = None
+    error: BaseException | None = None
+    done: bool = False
+    children: Sequence["_Lane"] = ()
+    key: Hashable = None  # what it waits for
+    tag: Any = None
+
+
+class Lanes:
+    """Runs works in step; `meet` is called from inside them, `together` splits one of them further.
+
+    Args:
+        leave: Called when the lanes that met have gone on: what was made for them can go.
+    """
+
+    def __init__(self, leave: Callable[[], None]) -> None:
+        self._leave, self._lanes, self._hub = leave, list[_Lane](), greenlet.getcurrent()
+        self._running: _Lane | None = None
+        self._tags: list[Any] = []
+
+    def run(self, works: Sequence[Work[T]]) -> list[T]:
+        """The works' results. What a work raises is raised here, after the others were closed."""
+        previous, _thread.lanes = current(), self
+        state = _TorchState.take()
+        try:
+            lanes = [self._start(work, state) for work in works]
+            while self._step():
+                pass
+            return [lane.result for lane in lanes]
+        finally:
+            _thread.lanes = previous
+            for lane in self._lanes:
+                if not lane.done and lane.green:  # started: its `finally` blocks must run
+                    lane.state.put()
+                    lane.green.throw(GreenletExit)
+                    _TorchState.take()
+            self._lanes.clear()
+            self._leave()
+            state.put()
+
+    @property
+    def inside(self) -> bool:
+        """Whether a lane is running that can be put aside.
+
+        Not inside `torch.func` transforms, dispatch modes and inference mode, whose state is not the thread's to take.
+        """
+        return (
+            self._running is not None
+            and not torch.is_inference_mode_enabled()
+            and not torch._C._len_torch_dispatch_stack()
+            and torch._C._functorch.peek_interpreter_stack() is None
+        )
+
+    def meet(self, key: Hashable, tag: Any) -> list[Any]:
+        """Wait until all lanes wait; returns the tags of those that are here for the same key, this one's included.
+
+        Only this lane's, at once, where it cannot be put aside.
+        """
+        if not self.inside:
+            return [tag]
+        assert self._running is not None
+        self._running.key, self._running.tag = key, tag
+        self._hub.switch()
+        return self._tags
+
+    def split(self, works: Sequence[Work[T]]) -> list[T]:
+        """From inside a lane: run works as lanes of their own, which start with its state; returns their results."""
+        lane = self._running
+        assert lane is not None
+        state = _TorchState.take()
+        state.put()
+        lane.children = [self._start(work, state) for work in works]
+        self._hub.switch()
+        results = [child.result for child in lane.children]
+        lane.children = ()
+        return results
+
+    def _start(self, work: Work[Any], state: _TorchState) -> _Lane:
+        lane = _Lane(work, state)
+
+        def body() -> None:
+            try:
+                lane.result = work()
+            except GreenletExit:
+                raise
+            except BaseException as error:
+                lane.error = error
+            finally:
+                lane.done = True
+
+        lane.green = greenlet(body, self._hub)
+        lane.green.gr_context = contextvars.copy_context()
+        self._lanes.append(lane)
+        return lane
+
+    def _step(self) -> bool:
+        """Let some lanes go on; False when all are done."""
+        ready = [x for x in self._lanes if not x.done and x.key is None and all(c.done for c in x.children)]
+        if not ready:
+            waiting = [x for x in self._lanes if x.key is not None]
+            ready = [x for x in waiting if x.key == waiting[0].key]
+            self._tags = [x.tag for x in ready]
+        for lane in ready:
+            lane.key = None
+            self._resume(lane)
+            if lane.error is not None:
+                raise lane.error
+        self._leave()
+        self._lanes = [x for x in self._lanes if not x.done]
+        return bool(self._lanes)
+
+    def _resume(self, lane: _Lane) -> None:
+        self._running = lane
+        lane.state.put()
+        try:
+            lane.green.switch()
+        finally:
+            self._running = None
+            lane.state = _TorchState.take()
+
+
+def current() -> Lanes | None:
+    """The lanes that run in this thread."""
+    return getattr(_thread, "lanes", None)
+
+
+def together(works: Sequence[Work[T]]) -> list[T]:
+    """The results of works that read the same weights: in step inside a probe that can share them, else in turn."""
+    lanes = current()
+    if lanes is None or len(works) < 2 or not lanes.inside:
+        return [work() for work in works]
+    return lanes.split(works)
