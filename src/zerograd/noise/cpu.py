@@ -24,7 +24,7 @@ from zerograd.noise.terms import Moments, Terms
 from zerograd.noise.threads import parallel
 from zerograd.noise.tiles import F32, GAUSSIAN, GIVEN, LANES, RADEMACHER, U32, bits16, new_words, philox, total_tile
 
-UNIT = 8 * TILE  # elements that are worth waking a thread for
+LEAST = 16 * TILE  # elements that are worth a call
 NONE, NO_BYTES = np.empty(0, np.float32), np.empty(0, np.int8)
 FLOAT32, BFLOAT16, FLOAT16 = 0, 1, 2
 
@@ -181,11 +181,11 @@ def combine(
     )
     if rows is None:
         whole = _range32 if dtype == FLOAT32 else _range16
-        parallel(lambda _, lo, hi: whole(o, other, source, lo, hi, base, *fixed), o.size, UNIT, -base % TILE)
+        parallel(lambda _, lo, hi: whole(o, other, source, lo, hi, base, *fixed), o.size, TILE, LEAST, -base % TILE)
     elif len(rows):
         index, width = rows.numpy(), o.size // len(rows)
         some = _rows32 if dtype == FLOAT32 else _rows16
-        parallel(lambda _, lo, hi: some(o, other, source, index, lo, hi, width, *fixed), len(rows), 16)
+        parallel(lambda _, lo, hi: some(o, other, source, index, lo, hi, width, *fixed), len(rows), 1, 16)
 
 
 def _moments(m: Moments | None) -> tuple[Any, ...]:
@@ -207,5 +207,5 @@ def squared_norm(numel: int, *, seed: int, tensor: int, step: int, probe: int, d
     squares = _square_table()
     result = np.zeros(4 * torch.get_num_threads() + 4, np.int64)
     key = [U32(v & 0xFFFFFFFF) for v in (seed, seed >> 32, tensor, step, probe)]
-    slots = parallel(lambda slot, lo, hi: _squares(result, slot, lo, hi, *key, squares), numel, UNIT)  # type: ignore[call-arg]
+    slots = parallel(lambda slot, lo, hi: _squares(result, slot, lo, hi, *key, squares), numel, TILE, LEAST)  # type: ignore[call-arg]
     return int(result[:slots].sum())

@@ -56,18 +56,19 @@ def _run(work: Work, pieces: list[tuple[int, int]], threads: int) -> None:
         raise errors[0]
 
 
-def parallel(work: Work, count: int, unit: int, first: int = 0) -> int:
+def parallel(work: Work, count: int, unit: int, least: int, first: int = 0) -> int:
     """Call `work(slot, lo, hi)` over [0, count) on torch's number of threads; returns how many calls were made.
 
-    Cuts lie at `first` plus multiples of `unit`, the smallest piece that is worth a thread's while. Each thread has
-    about four pieces, so that one that is held up does not hold up the others.
+    Cuts lie at `first` plus multiples of `unit`. Each thread has up to four pieces, so that one that is held up does
+    not hold up the others, but none of less than `least`, which is worth a call.
     """
     threads = torch.get_num_threads()
-    if count <= unit or threads == 1:
+    if count <= least or threads == 1:
         work(0, 0, count)
         return 1
-    share = max(1, -(-count // (4 * threads) // unit)) * unit
+    pieces = threads * min(4, max(1, count // (least * threads)))
+    share = -(-count // (pieces * unit)) * unit
     bounds = [0, *range(first + share, count, share), count]
-    pieces = [(lo, hi) for lo, hi in zip(bounds[:-1], bounds[1:], strict=True) if lo < hi]
-    _run(work, pieces, threads)
-    return len(pieces)
+    cuts = [(lo, hi) for lo, hi in zip(bounds[:-1], bounds[1:], strict=True) if lo < hi]
+    _run(work, cuts, threads)
+    return len(cuts)

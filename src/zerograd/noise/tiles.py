@@ -53,15 +53,24 @@ def _gaussian_tile(total, words, c, add, table):  # total: (4096,) float32
 
 @njit(nogil=True, cache=True)
 def _rademacher_tile(total, words, c, add):
+    """Bit b of word w is element 128 b + w; a set bit turns the sign of c."""
+    flat, positive = np.empty(128, U32), np.empty(1, F32)
+    positive[0] = c
+    bits = positive.view(U32)[0]
+    for w in range(4):
+        flat[w * 32 : w * 32 + 32] = words[w, :32]
+    signed = np.empty(128, F32)
+    turned = signed.view(U32)
     for bit in range(32):
-        for w in range(4):
-            base = bit * 128 + w * 32
-            for j in range(32):
-                sign = F32(1) - F32(2) * F32(I32((words[w, j] >> U32(bit)) & U32(1)))
-                if add:
-                    total[base + j] += c * sign
-                else:
-                    total[base + j] = c * sign
+        for j in range(128):
+            turned[j] = U32(bits ^ U32(U32(flat[j] >> U32(bit)) << U32(31)))
+        row = total[bit * 128 : bit * 128 + 128]
+        if add:
+            for j in range(128):
+                row[j] += signed[j]
+        else:
+            for j in range(128):
+                row[j] = signed[j]
 
 
 @njit(nogil=True, cache=True)
