@@ -12,6 +12,7 @@ from zerograd.parameters import Entry
 
 SMALL = 1 << 20  # bytes; smaller copies come from the allocator, larger ones share the scratch buffers
 PART = 24 << 20  # bytes of a copy; larger matrices are multiplied in parts, so that two copies stay below 64 MB
+VECTOR = 1 << 16  # elements; vectors up to this are perturbed all at once, and kept while the direction lasts
 SLOTS = 2  # scratch buffers: the two sides of a probe
 
 Part = tuple[int, int]  # rows [first, last) of a tensor
@@ -47,11 +48,18 @@ class Copies:
 
     Args:
         noise: The directions.
+        entries: The run's trainable tensors.
     """
 
-    def __init__(self, noise: Noise) -> None:
+    def __init__(self, noise: Noise, entries: Sequence[Entry]) -> None:
         self._noise = noise
+        self._vectors: dict[tuple[torch.device, torch.dtype], list[Entry]] = {}
+        for entry in entries:
+            if entry.tensor.dim() == 1 and 0 < entry.tensor.numel() <= VECTOR:
+                self._vectors.setdefault((entry.tensor.device, entry.tensor.dtype), []).append(entry)
+        self._small: dict[tuple[Entry, float], torch.Tensor] = {}
         self._at, self._factors = (0, 0), np.empty(0)
+        self.sides: Sequence[float] = ()  # how far along z the forwards are that run in step
         self._buffers: dict[tuple[torch.device, int], torch.Tensor] = {}
         self._lent: dict[tuple[torch.device, int], bool] = {}  # whether each loan is shared
         self._shared: dict[tuple[Entry, Part | None, float], torch.Tensor] = {}
@@ -59,6 +67,24 @@ class Copies:
     def along(self, at: tuple[int, int], factors: NDArray[np.float64]) -> None:
         """Choose z: (step, probe), and what it is multiplied with for each tensor."""
         self._at, self._factors = at, factors
+        self._small.clear()
+
+    def is_vector(self, tensor: torch.Tensor) -> bool:
+        """Whether a trainable tensor is one of those that `vector` keeps."""
+        return tensor.dim() == 1 and 0 < tensor.numel() <= VECTOR
+
+    def vector(self, entry: Entry, c: float) -> torch.Tensor:
+        """A small vector's copy, made together with all others', for all `sides`; it lives until `along`."""
+        if (entry, c) not in self._small:
+            group = self._vectors[entry.tensor.device, entry.tensor.dtype]
+            wanted = [c, *(one for one in self.sides if one != c)][:2]
+            scales = np.array([[self.scale(e, one) for e in group] for one in wanted], np.float32)
+            made = self._noise.many(
+                [e.tensor for e in group], self._at, numbers=[e.index for e in group], scales=scales
+            )
+            for one, copies in zip(wanted, made, strict=True):
+                self._small.update({(e, one): copy for e, copy in zip(group, copies, strict=True)})
+        return self._small[entry, c]
 
     def scale(self, entry: Entry, c: float) -> float:
         """c times the direction's factor of a tensor, float32."""

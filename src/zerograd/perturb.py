@@ -7,8 +7,9 @@ rounding, about 1e-5 of a weight in float16 and 1e-4 in bfloat16 a step.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from zerograd.copies import Copies
 from zerograd.interrupts import uninterrupted
-from zerograd.lanes import Lanes, Work
+from zerograd.lanes import Lanes
 from zerograd.noise import Noise, Terms
 from zerograd.parameters import Entry, Parameters
 from zerograd.reads import ProbeError, Reads
@@ -62,7 +63,7 @@ class Perturber:
         self._written = False  # whether copied tensors may be off theta
         self._displaced: dict[Entry, float] = {}  # in place: how far along z each tensor has been moved
         self._aliased: set[Entry] = set()
-        self._sources = Copies(noise)
+        self._sources = Copies(noise, parameters.entries)
         self.in_step = parameters.device.type == "cpu"  # elsewhere noise costs little, and activations are dear
 
     @contextmanager
@@ -86,11 +87,16 @@ class Perturber:
                 self._restore()
             torch.clear_autocast_cache()  # an enclosing autocast would go on with the perturbed weights
 
-    def evaluate(self, works: Sequence[Work[T]]) -> list[T]:
-        """The results of works that each compute `at` some c: in step where they share what they read, else in turn."""
-        if self.in_step and self.probing == "streamed" and not self._copied and not self.watching and len(works) > 1:
-            return Lanes(self._sources.leave).run(works)
-        return [work() for work in works]
+    def evaluate(self, work: Callable[[float], T], cs: Sequence[float]) -> list[T]:
+        """The results of a work that computes `at` some c: in step where the forwards share reads, else in turn."""
+        together = self.in_step and self.probing == "streamed" and not self._copied and not self.watching
+        if not together or len(cs) < 2:
+            return [work(c) for c in cs]
+        self._sources.sides = cs
+        try:
+            return Lanes(self._sources.leave).run([partial(work, c) for c in cs])
+        finally:
+            self._sources.sides = ()
 
     @contextmanager
     def at(self, c: float) -> Iterator[None]:

@@ -95,7 +95,7 @@ class Prober:
                 closure()
         with torch.no_grad(), perturber.session(step, probe, factors):
             if not perturber.watching:
-                return _as_floats(perturber.evaluate([partial(self._loss, closure, c) for c in offsets]))
+                return _as_floats(perturber.evaluate(partial(self._loss, closure), offsets))
             first = self._loss(closure, offsets[0])
             if perturber.take_aliased():
                 first = self._loss(closure, offsets[0])

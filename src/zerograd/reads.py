@@ -8,7 +8,7 @@ index reads are computed; a large matrix is multiplied in parts. Forwards that r
 
 import gc
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -84,12 +84,12 @@ class Reads(TorchFunctionMode):
         kwargs = kwargs or {}
         if torch.compiler.is_compiling():  # a compiled forward reads the weights themselves; see `stop_watching`
             return func(*args, **kwargs)
-        found = [t for t in tensors_in((*args, *kwargs.values())) if id(t) in self._entries]
+        found = self._trainable(args) + self._trainable(kwargs.values()) if kwargs else self._trainable(args)
         if self._spans is not None:
             self._find_aliases(args, kwargs)
         if not found or _is_metadata(func):
             return func(*args, **kwargs)
-        self._read.update(self._entries[id(t)] for t in found)
+        self._read.update(found)
         if self._copies is None:
             return func(*args, **kwargs)
         _refuse_writes(func, args, kwargs, self._entries)
@@ -101,6 +101,16 @@ class Reads(TorchFunctionMode):
         if func is F.linear and len(args) >= 2 and self._is_large(args[1]):
             return self._linear(self._copies, *args, **kwargs)
         return self._call(self._copies, func, args, kwargs)
+
+    def _trainable(self, values: Iterable[Any]) -> list[Entry]:
+        """The trainable tensors among the arguments of an operation, one level of lists deep. Every operation asks."""
+        entries, found = self._entries, []
+        for value in values:
+            if id(value) in entries:
+                found.append(entries[id(value)])
+            elif type(value) in (list, tuple) and value and isinstance(value[0], torch.Tensor):
+                found += [entries[id(v)] for v in value if id(v) in entries]
+        return found
 
     def _call(
         self,
@@ -118,7 +128,7 @@ class Reads(TorchFunctionMode):
         def swap(value: Any) -> Any:
             if id(value) in self._entries:
                 if id(value) not in copies:
-                    copies[id(value)] = source.take(self._entries[id(value)], self._c, tags, parts.get(id(value)))
+                    copies[id(value)] = self._copy(source, value, tags, parts.get(id(value)))
                 return copies[id(value)]
             if isinstance(value, (list, tuple)) and value and isinstance(value[0], torch.Tensor):
                 return type(value)(swap(v) for v in value)
@@ -133,6 +143,13 @@ class Reads(TorchFunctionMode):
         finally:
             source.give_back(result)
 
+    def _copy(self, source: Copies, tensor: torch.Tensor, tags: Sequence[float], part: Part | None) -> torch.Tensor:
+        entry = self._entries[id(tensor)]
+        if self._spans is None and source.is_vector(tensor):  # (on the first step views of copies are looked for)
+            whole = source.vector(entry, self._c)
+            return whole if part is None else whole[slice(*part)]
+        return source.take(entry, self._c, tags, part)
+
     def _meet(self, values: tuple[Any, ...], parts: Mapping[int, Part]) -> Sequence[float]:
         """Wait for the other lanes; returns how far along the direction those are that read the same here."""
         group = lanes.current()
@@ -141,12 +158,12 @@ class Reads(TorchFunctionMode):
         held = weight = 0
         key = []
         for t in tensors_in(values):
-            if id(t) in self._entries:
+            if id(t) not in self._entries:
+                held += t.nbytes
+            elif t.dim() > 1 or t.nbytes > HELD:  # vectors are there already
                 weight += t.nbytes
                 key.append((id(t), parts.get(id(t))))
-            else:
-                held += t.nbytes
-        return [self._c] if held > max(HELD, weight) else group.meet(tuple(key), self._c)
+        return [self._c] if not key or held > max(HELD, weight) else group.meet(tuple(key), self._c)
 
     def _is_large(self, weight: Any) -> bool:
         return id(weight) in self._entries and weight.nbytes > PART and weight.dim() == 2 and len(weight) > 1

@@ -24,7 +24,7 @@ from zerograd.noise.terms import Moments, Terms
 from zerograd.noise.threads import parallel
 from zerograd.noise.tiles import F32, GAUSSIAN, GIVEN, LANES, RADEMACHER, U32, bits16, new_words, philox, total_tile
 
-LEAST = 16 * TILE  # elements that are worth a call
+LEAST = 64 * TILE  # elements that are worth a call
 NONE, NO_BYTES = np.empty(0, np.float32), np.empty(0, np.int8)
 FLOAT32, BFLOAT16, FLOAT16 = 0, 1, 2
 
@@ -186,6 +186,58 @@ def combine(
         index, width = rows.numpy(), o.size // len(rows)
         some = _rows32 if dtype == FLOAT32 else _rows16
         parallel(lambda _, lo, hi: some(o, other, source, index, lo, hi, width, *fixed), len(rows), 1, 16)
+
+
+@njit(nogil=True, cache=True)
+def _many32(out, twin, x, ends, tensors, scales, z, moments, given, low, keep, stochastic, rounding, dtype):
+    begin = 0
+    for t in range(ends.size):
+        a, b = begin, ends[t]
+        of_tensor = (z[0], z[1], z[2], tensors[t], z[4], z[5], z[6], z[7])
+        rest, pair = (low, keep, stochastic, rounding, dtype), (scales[0, t], scales[1, t])
+        _range32(out[a:b], twin[a:b], x[a:b], 0, b - a, 0, of_tensor, moments, given, pair, *rest)
+        begin = b
+
+
+@njit(nogil=True, cache=True)
+def _many16(out, twin, x, ends, tensors, scales, z, moments, given, low, keep, stochastic, rounding, dtype):
+    begin = 0
+    for t in range(ends.size):
+        a, b = begin, ends[t]
+        of_tensor = (z[0], z[1], z[2], tensors[t], z[4], z[5], z[6], z[7])
+        rest, pair = (low, keep, stochastic, rounding, dtype), (scales[0, t], scales[1, t])
+        _range16(out[a:b], twin[a:b], x[a:b], 0, b - a, 0, of_tensor, moments, given, pair, *rest)
+        begin = b
+
+
+def perturb_many(
+    out: torch.Tensor,
+    x: torch.Tensor,
+    at: tuple[int, int],
+    *,
+    ends: NDArray[np.int64],
+    tensors: NDArray[np.uint32],
+    scales: NDArray[np.float32],
+    distribution: str,
+    seed: int,
+) -> None:
+    """out[i] = x + scales[i] z for tensors that lie one after the other in `x`, in one call.
+
+    Args:
+        out: (1 or 2, elements), the sides.
+        x: (elements,), contiguous.
+        at: (step, probe) of z.
+        ends: Where each tensor ends.
+        tensors: Their numbers.
+        scales: (2, tensors); the second row is unused where there is one side.
+    """
+    (o, dtype), (source, _) = _flat(out[0]), _flat(x)
+    twin = _flat(out[1])[0] if len(out) > 1 else o[:0]
+    one = Terms([at], [1.0])
+    kind = RADEMACHER if distribution == "rademacher" else GAUSSIAN
+    z = (kind, U32(seed & MASK), U32((seed >> 32) & MASK), U32(0), one.steps, one.probes, one.factors, gaussian_table())
+    many = _many32 if dtype == FLOAT32 else _many16
+    many(o, twin, source, ends, tensors, scales, z, _moments(None), NONE, NO_BYTES, F32(1), False, U32(0), dtype)
 
 
 def _moments(m: Moments | None) -> tuple[Any, ...]:

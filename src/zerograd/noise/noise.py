@@ -3,13 +3,14 @@
 A back end is a module with `combine` and `squared_norm`; the device decides which one runs and nothing else does.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from zerograd.noise import cpu, torch_ops
 from zerograd.noise.low_rank import combine_low_rank
@@ -105,6 +106,31 @@ class Noise:
             x, outs[0], Terms([at], [1.0]), tensor=tensor, base=base, rows=rows, keep=1.0, rounding=None, twin=outs[1],
             scales=scales,
         )  # fmt: skip
+
+    def many(
+        self,
+        tensors: Sequence[torch.Tensor],
+        at: tuple[int, int],
+        *,
+        numbers: Sequence[int],
+        scales: NDArray[np.float32],
+    ) -> list[list[torch.Tensor]]:
+        """tensors[t] + scales[i, t] z for many small tensors in one launch: by i, then by t.
+
+        Args:
+            tensors: One-dimensional, of one dtype and device.
+            at: (step, probe) of z.
+            numbers: Their numbers in the run.
+            scales: (1 or 2, tensors).
+        """
+        x, sizes = torch.cat([t.detach() for t in tensors]), [t.numel() for t in tensors]
+        out = torch.empty((len(scales), len(x)), dtype=x.dtype, device=x.device)
+        _backend(x.device).perturb_many(
+            out, x, at, ends=np.cumsum(sizes), tensors=np.array(numbers, np.uint32),
+            scales=np.concatenate([scales, scales])[:2].astype(np.float32), distribution=self.distribution,
+            seed=self.seed,
+        )  # fmt: skip
+        return [list(side.split(sizes)) for side in out]
 
     def add_(
         self,

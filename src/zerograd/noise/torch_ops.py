@@ -9,6 +9,7 @@ from functools import cache, partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from zerograd.noise.reference import ROUNDING_PROBE, SQUARE_UNIT, TILE
 from zerograd.noise.table import gaussian_table
@@ -157,6 +158,27 @@ def combine(
                     target[part], wide[:] = to_wide(value, bits, x.dtype)
             else:
                 target[part] = value.to(x.dtype)
+
+
+def perturb_many(
+    out: torch.Tensor,
+    x: torch.Tensor,
+    at: tuple[int, int],
+    *,
+    ends: NDArray[np.int64],
+    tensors: NDArray[np.uint32],
+    scales: NDArray[np.float32],
+    distribution: str,
+    seed: int,
+) -> None:
+    """out[i] = x + scales[i] z for tensors that lie one after the other in `x`; see `zerograd.noise.cpu`."""
+    for t, (begin, end) in enumerate(zip((0, *ends[:-1].tolist()), ends.tolist(), strict=True)):
+        twin = out[1, begin:end] if len(out) > 1 else None
+        combine(
+            out[0, begin:end], x[begin:end], Terms([at], [1.0]), base=0, rows=None, distribution=distribution,
+            seed=seed, tensor=int(tensors[t]), keep=1.0, rounding=None, twin=twin,
+            scales=(float(scales[0, t]), float(scales[1, t])),
+        )  # fmt: skip
 
 
 def total_of(terms: Terms, z: Callable[[int, int], torch.Tensor]) -> torch.Tensor:
