@@ -1,5 +1,6 @@
 """Shared fixtures: real models and data where `../shared` is there, tiny random models of many architectures."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from architectures import ARCHITECTURES, make_tiny
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton looks at it when it is imported
+
+from architectures import ARCHITECTURES, make_tiny  # noqa: E402
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -10,7 +10,7 @@ import pytest
 from zerograd.cli import main
 from zerograd.compare import CompareArguments
 from zerograd.methods import METHODS
-from zerograd.plan import points_of, read_seeds
+from zerograd.points import points_of, read_seeds
 from zerograd.table import read_lines
 
 SIZES = "--num_train 48 --num_dev 20 --num_test 30"

@@ -19,7 +19,7 @@ from zerograd.adapters import Tuning
 from zerograd.arguments import DataArguments, splits_of, task_of
 from zerograd.methods import DEFAULT, METHODS, Method, get_method, run_method
 from zerograd.models import check_model
-from zerograd.plan import NUMBERS, TEXTS, check_methods, points_of, read_seeds
+from zerograd.points import NUMBERS, TEXTS, check_methods, points_of, read_seeds
 from zerograd.report import command_line, shown, write_results
 from zerograd.table import write_table
 from zerograd.tasks import TASKS

@@ -32,10 +32,10 @@ def results_of(result: Any) -> Iterable[torch.Tensor]:
     return tensors_in(result if isinstance(result, (list, tuple)) else (result,))
 
 
-def storage_address(t: torch.Tensor) -> int | None:
-    """Where a tensor's storage begins; None for sparse tensors and those of `torch.func`, which hide theirs."""
+def storage_of(t: torch.Tensor) -> int | None:
+    """What tells a tensor's storage from others; None for sparse tensors and those of `torch.func`, which hide theirs."""
     try:
-        return t.untyped_storage().data_ptr()
+        return t.untyped_storage()._cdata
     except (NotImplementedError, RuntimeError):
         return None
 
@@ -119,10 +119,10 @@ class Copies:
 
     def give_back(self, result: Any) -> None:
         """An operation is over: end the loans that were its own, and leave to its result what it looks into."""
-        addresses = {storage_address(t) for t in results_of(result)} if self._lent else set()
+        storages = {storage_of(t) for t in results_of(result)} if self._lent else set()
         for place, shared in list(self._lent.items()):
             buffer = self._buffers.get(place)
-            if buffer is not None and (None in addresses or buffer.untyped_storage().data_ptr() in addresses):
+            if buffer is not None and (None in storages or buffer.untyped_storage()._cdata in storages):
                 del self._buffers[place]
             if not shared:
                 del self._lent[place]

@@ -83,6 +83,7 @@ class Lanes:
         self._leave, self._lanes, self._hub = leave, list[_Lane](), greenlet.getcurrent()
         self._running: _Lane | None = None
         self._tags: list[Any] = []
+        self._depth = torch._C._len_torch_dispatch_stack()
 
     def run(self, works: Sequence[Work[T]]) -> list[T]:
         """The works' results. What a work raises is raised here, after the others were closed."""
@@ -108,12 +109,12 @@ class Lanes:
     def inside(self) -> bool:
         """Whether a lane is running that can be put aside.
 
-        Not inside `torch.func` transforms, dispatch modes and inference mode, whose state is not the thread's to take.
+        Not inside `torch.func` transforms, dispatch modes and inference mode of its own, whose state is not the thread's to take.
         """
         return (
             self._running is not None
             and not torch.is_inference_mode_enabled()
-            and not torch._C._len_torch_dispatch_stack()
+            and torch._C._len_torch_dispatch_stack() == self._depth
             and torch._C._functorch.peek_interpreter_stack() is None
         )
 

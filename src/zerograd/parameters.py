@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from zerograd.noise.noise import FLOAT_DTYPES
 
@@ -56,7 +57,7 @@ class Parameters:
         aliases: dict[int, str] = {}
         for name, tensor, group in named:
             _check_dtype(name, tensor)
-            key = (tensor.data_ptr() if tensor.numel() else id(tensor), tensor.shape, tensor.stride())
+            key = (_address(tensor) or id(tensor), tensor.shape, tensor.stride())
             first.setdefault(key, (name, tensor, group))
             aliases[id(tensor)] = first[key][0]
         if not first:
@@ -86,6 +87,11 @@ class Parameters:
         return self.entries[0].tensor.device
 
 
+def _address(tensor: torch.Tensor) -> int:
+    """Where a tensor's memory begins; 0 where it has none."""
+    return 0 if isinstance(tensor, FakeTensor) or not tensor.numel() else tensor.data_ptr()
+
+
 def _check_dtype(name: str, tensor: torch.Tensor) -> None:
     if tensor.dtype in FLOAT_DTYPES:
         return
@@ -105,9 +111,9 @@ def _check_names_and_memory(items: list[tuple[str, torch.Tensor, int]]) -> None:
         if name in seen:
             raise ValueError(f"two different trainable tensors are named {name!r}; give each its own name")
         seen.add(name)
-        if tensor.numel():
+        start = _address(tensor)
+        if start:
             extent = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1
-            start = tensor.data_ptr()
             spans.append((str(tensor.device), start, start + extent * tensor.element_size(), name))
     spans.sort()
     for (device, _, stop, name), (other_device, start, _, other) in zip(spans, spans[1:], strict=False):

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
 from zerograd import lanes
-from zerograd.copies import PART, Copies, Part, results_of, storage_address, tensors_in
+from zerograd.copies import PART, Copies, Part, results_of, storage_of, tensors_in
 from zerograd.parameters import Entry
 
 HELD = 16 << 20  # bytes; a forward that holds larger arguments than this, and than the weight, waits for no other
@@ -186,9 +187,9 @@ class Reads(TorchFunctionMode):
 
     def _note_views(self, result: Any, copies: Mapping[int, torch.Tensor]) -> None:
         """On the first step: remember the copies that a result looks into."""
-        addresses = {storage_address(t) for t in results_of(result)}
+        storages = {storage_of(t) for t in results_of(result)}
         for key, copy in copies.items():
-            if copy.untyped_storage().data_ptr() in addresses:
+            if copy.untyped_storage()._cdata in storages:
                 self._views.append((StorageWeakRef(copy.untyped_storage()), self._entries[key]))
 
     def check_views(self) -> None:
@@ -231,7 +232,9 @@ class Reads(TorchFunctionMode):
             if not -count <= index < count:
                 return None  # let PyTorch raise its own error
             return source.rows(entry, self._c, torch.tensor([index % count], device=weight.device))[0]
-        if index.device.type != "cpu":  # no look at the values, for which the device would be waited for
+        if index.device.type != "cpu" or isinstance(
+            index, FakeTensor
+        ):  # a look at the values would wait for the device
             torch._assert_async(((index >= least) & (index < count)).all())
             rows = source.rows(entry, self._c, index.reshape(-1) % count)
             return rows.view(*index.shape, *weight.shape[1:])

@@ -58,7 +58,7 @@ LAYERS = [
         "show",
         "commands",
         "methods",
-        "plan",
+        "points",
         "table",
         "compare",
         "cli",

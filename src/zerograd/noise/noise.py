@@ -5,12 +5,16 @@ A back end is a module with `combine` and `squared_norm`; the device decides whi
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch._subclasses.fake_tensor import FakeTensor
 
 from zerograd.noise import cpu, torch_ops
 from zerograd.noise.low_rank import combine_low_rank
@@ -20,8 +24,14 @@ from zerograd.noise.terms import Terms
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def _backend(device: torch.device) -> ModuleType:
-    return cpu if device.type == "cpu" else torch_ops
+@cache
+def _backend(device: str) -> ModuleType:
+    """By the type of device; Triton is PyTorch's companion on GPUs, and the portable back end works without it."""
+    if device == "cpu":
+        return cpu
+    if device == "cuda" and find_spec("triton") is not None:
+        return import_module("zerograd.noise.gpu")
+    return torch_ops
 
 
 @dataclass(frozen=True)
@@ -125,7 +135,9 @@ class Noise:
         """
         x, sizes = torch.cat([t.detach() for t in tensors]), [t.numel() for t in tensors]
         out = torch.empty((len(scales), len(x)), dtype=x.dtype, device=x.device)
-        _backend(x.device).perturb_many(
+        if isinstance(x, FakeTensor):
+            return [list(side.split(sizes)) for side in out]
+        _backend(x.device.type).perturb_many(
             out, x, at, ends=np.cumsum(sizes), tensors=np.array(numbers, np.uint32),
             scales=np.concatenate([scales, scales])[:2].astype(np.float32), distribution=self.distribution,
             seed=self.seed,
@@ -160,7 +172,7 @@ class Noise:
         """
         if self.distribution != "sphere":
             return 1.0
-        norm, sizes = _backend(device).squared_norm, list(sizes)
+        norm, sizes = _backend(device.type).squared_norm, list(sizes)
         total = sum(norm(numel, seed=self.seed, tensor=i, step=step, probe=probe, device=device) for i, numel in sizes)
         d = sum(numel for _, numel in sizes)
         return float(np.float32(np.sqrt(np.float64(d) / (np.float64(total) * SQUARE_UNIT))))
@@ -208,7 +220,9 @@ class Noise:
         scales: tuple[float, float] = (1.0, 1.0),
         low: torch.Tensor | None = None,
     ) -> None:
-        _backend(x.device).combine(
+        if isinstance(x, FakeTensor):  # it has no memory: something is being planned
+            return
+        _backend(x.device.type).combine(
             out, x, terms, base=base, rows=rows, distribution=self.distribution, seed=self.seed, tensor=tensor,
             keep=keep, rounding=rounding, twin=twin, scales=scales, low=low,
         )  # fmt: skip

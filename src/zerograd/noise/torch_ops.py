@@ -48,15 +48,23 @@ def _bits16(
 
 
 @cache
-def _table(device: torch.device) -> torch.Tensor:
+def gaussian_values(device: torch.device) -> torch.Tensor:
+    """The table of quantiles on a device: (65536,) float32."""
     return torch.from_numpy(gaussian_table().copy()).to(device)
+
+
+@cache
+def square_values(device: torch.device) -> torch.Tensor:
+    """The squares of the table's values in whole units of `SQUARE_UNIT`: (65536,) int64."""
+    values = gaussian_table().astype(np.float64)
+    return torch.from_numpy(np.floor(values * values / SQUARE_UNIT).astype(np.int64)).to(device)
 
 
 def _z(
     distribution: str, first: int, tiles: int, tensor: int, step: int, probe: int, seed: int, device: torch.device
 ) -> torch.Tensor:
     if distribution != "rademacher":
-        return _table(device)[_bits16(first, tiles, tensor, step, probe, seed, device)]
+        return gaussian_values(device)[_bits16(first, tiles, tensor, step, probe, seed, device)]
     block = torch.arange(first * 32, (first + tiles) * 32, device=device)
     words = torch.cat([w.view(tiles, 1, 32) for w in _philox(block, tensor, step, probe, seed)], dim=2)
     bits = (words >> torch.arange(32, device=device).view(1, 32, 1)) & 1
