@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
-USAGE = """usage: zerograd {tasks,prompts,probe,train,eval,compare,report,replay} [options]
+USAGE = """usage: zerograd {plan,tasks,prompts,probe,train,eval,compare,report,replay} [options]
 
+  plan     what a model needs in memory for each method, and what fits; no weights are loaded
   tasks    list the tasks with an example each
   prompts  show what a model will see of a task's rows or of your own
   probe    fit a linear probe and save the model with it: a start for `train` (docs/methods.md)
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status (2: wrong usage, 1: an error that was explained, 130: Ctrl-C)."""
     args = list(sys.argv[1:] if argv is None else argv)
     commands = {
-        "tasks": _tasks, "prompts": _prompts, "probe": _probe, "train": _train, "eval": _eval, "compare": _compare,
+        "plan": _plan, "tasks": _tasks, "prompts": _prompts, "probe": _probe, "train": _train, "eval": _eval, "compare": _compare,
         "report": _report, "replay": _replay,
     }  # fmt: skip
     if not args or args[0] in ("-h", "--help"):
@@ -111,6 +112,15 @@ def _train(args: list[str]) -> None:
         parser.set_defaults(**defaults_for(first.model, task.name, kind, first.preset))
     data, tuning, _, config = _parse(parser, args, (*kinds, MeZOConfig))
     train(data, tuning, config, _settings(parser, args))
+
+
+def _plan(args: list[str]) -> None:
+    from transformers.utils.logging import set_verbosity_error
+
+    from zerograd.plan import PlanArguments, plan
+
+    set_verbosity_error()
+    plan(*_parse(_parser(PlanArguments, "plan"), args, (PlanArguments,)))
 
 
 def _tasks(args: list[str]) -> None:

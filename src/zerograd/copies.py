@@ -33,7 +33,7 @@ def results_of(result: Any) -> Iterable[torch.Tensor]:
 
 
 def storage_of(t: torch.Tensor) -> int | None:
-    """What tells a tensor's storage from others; None for sparse tensors and those of `torch.func`, which hide theirs."""
+    """What tells a storage from others; None for sparse tensors and those of `torch.func`, which hide theirs."""
     try:
         return t.untyped_storage()._cdata
     except (NotImplementedError, RuntimeError):
@@ -63,6 +63,11 @@ class Copies:
         self._buffers: dict[tuple[torch.device, int], torch.Tensor] = {}
         self._lent: dict[tuple[torch.device, int], bool] = {}  # whether each loan is shared
         self._shared: dict[tuple[Entry, Part | None, float], torch.Tensor] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held: the scratch buffers and the copies of vectors."""
+        return sum(t.nbytes for t in (*self._buffers.values(), *self._small.values()))
 
     def along(self, at: tuple[int, int], factors: NDArray[np.float64]) -> None:
         """Choose z: (step, probe), and what it is multiplied with for each tensor."""

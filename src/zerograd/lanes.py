@@ -9,7 +9,7 @@ function modes), which is therefore taken from one and given to the next.
 import contextvars
 import threading
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -61,9 +61,8 @@ class _TorchState:
 
 @dataclass(eq=False)
 class _Lane:
-    work: Work[Any]
     state: _TorchState
-    green: greenlet = field(init=False)
+    green: greenlet | None = None
     result: Any = None
     error: BaseException | None = None
     done: bool = False
@@ -97,10 +96,11 @@ class Lanes:
         finally:
             _thread.lanes = previous
             for lane in self._lanes:
-                if not lane.done and lane.green:  # started: its `finally` blocks must run
+                if lane.green:  # started, and not done: its `finally` blocks must run
                     lane.state.put()
                     lane.green.throw(GreenletExit)
                     _TorchState.take()
+                lane.green = None
             self._lanes.clear()
             self._leave()
             state.put()
@@ -109,7 +109,8 @@ class Lanes:
     def inside(self) -> bool:
         """Whether a lane is running that can be put aside.
 
-        Not inside `torch.func` transforms, dispatch modes and inference mode of its own, whose state is not the thread's to take.
+        Not inside `torch.func` transforms, dispatch modes and inference mode of its own: they are not the thread's to
+        take.
         """
         return (
             self._running is not None
@@ -143,7 +144,7 @@ class Lanes:
         return results
 
     def _start(self, work: Work[Any], state: _TorchState) -> _Lane:
-        lane = _Lane(work, state)
+        lane = _Lane(state)
 
         def body() -> None:
             try:
@@ -180,10 +181,14 @@ class Lanes:
         self._running = lane
         lane.state.put()
         try:
+            assert lane.green is not None
             lane.green.switch()
         finally:
             self._running = None
             lane.state = _TorchState.take()
+            if lane.done:  # no reference cycle must keep what the forward held until the next garbage collection
+                lane.green = None
+                lane.state.modes.clear()
 
 
 def current() -> Lanes | None:

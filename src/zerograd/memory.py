@@ -1,9 +1,13 @@
-"""Peak memory of this process, as the operating system or the GPU counts it."""
+"""Memory: the peak of this process, what is free, and amounts as people write them."""
 
+import os
+import re
 import resource
 import sys
 
 import torch
+
+UNITS = {"": 2**30, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
 def peak_memory_bytes() -> int:
@@ -12,3 +16,30 @@ def peak_memory_bytes() -> int:
         return int(torch.cuda.max_memory_allocated())
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def free_memory_bytes() -> int:
+    """Free memory of the GPU where one is used, else of this machine; bytes."""
+    return int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else free_host_bytes()
+
+
+def free_host_bytes() -> int:
+    """Main memory that can be had without swapping, bytes; as the kernel says where it does."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            return int(re.search(r"MemAvailable:\s+(\d+) kB", file.read()).group(1)) * 1024  # type: ignore[union-attr]
+    except (OSError, AttributeError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def read_bytes(text: str) -> int:
+    """ "24GB", "24 gb", "24" (GB) or "8192MB" to bytes; units are powers of 1,024. ValueError for anything else."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text.lower())
+    if match is None or not float(match[1]):
+        raise ValueError(f"{text!r} is no amount of memory; write it like 24GB or 512MB")
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+def shown_bytes(number: int) -> str:
+    """Bytes for people: MB below one GB."""
+    return f"{number / 2**30:.2f} GB" if number >= 2**30 else f"{number / 2**20:.1f} MB"

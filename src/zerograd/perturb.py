@@ -66,6 +66,11 @@ class Perturber:
         self._sources = Copies(noise, parameters.entries)
         self.in_step = parameters.device.type == "cpu"  # elsewhere noise costs little, and activations are dear
 
+    @property
+    def nbytes(self) -> int:
+        """What is held to perturb: scratch, copies of vectors, snapshots."""
+        return self._sources.nbytes + sum(copy.nbytes for copy in self._copies.values())
+
     @contextmanager
     def session(self, step: int, probe: int, factors: NDArray[np.float64] | None = None) -> Iterator[None]:
         """Brackets the forwards of one probe; on leaving it, however it is left, theta is back.

@@ -122,27 +122,24 @@ class Reads(TorchFunctionMode):
         parts: Mapping[int, Part] | None = None,
     ) -> Any:
         """Run an operation on perturbed copies of every trainable tensor among its arguments, or of their `parts`."""
-        copies: dict[int, torch.Tensor] = {}
         parts = parts or {}
-        tags = self._meet((*args, *kwargs.values()), parts)
-
-        def swap(value: Any) -> Any:
-            if id(value) in self._entries:
-                if id(value) not in copies:
-                    copies[id(value)] = self._copy(source, value, tags, parts.get(id(value)))
-                return copies[id(value)]
-            if isinstance(value, (list, tuple)) and value and isinstance(value[0], torch.Tensor):
-                return type(value)(swap(v) for v in value)
-            return value
-
+        copies = self._all_copies(source, (*args, *kwargs.values()), parts)
         result = None
         try:
-            result = func(*(swap(a) for a in args), **{k: swap(v) for k, v in kwargs.items()})
+            result = func(*(_swapped(a, copies) for a in args), **{k: _swapped(v, copies) for k, v in kwargs.items()})
             if self._spans is not None:
                 self._note_views(result, copies)
             return result
         finally:
             source.give_back(result)
+
+    def _all_copies(
+        self, source: Copies, values: tuple[Any, ...], parts: Mapping[int, Part]
+    ) -> dict[int, torch.Tensor]:
+        """The copies that an operation needs, by the `id` of their originals."""
+        tags = self._meet(values, parts)
+        needed = {id(t): t for t in tensors_in(values) if id(t) in self._entries}
+        return {key: self._copy(source, tensor, tags, parts.get(key)) for key, tensor in needed.items()}
 
     def _copy(self, source: Copies, tensor: torch.Tensor, tags: Sequence[float], part: Part | None) -> torch.Tensor:
         entry = self._entries[id(tensor)]
@@ -253,6 +250,15 @@ class Reads(TorchFunctionMode):
             if at >= 0 and address < self._spans[at][1]:
                 self._read.add(self._spans[at][2])
                 self._aliased.add(self._spans[at][2])
+
+
+def _swapped(value: Any, copies: Mapping[int, torch.Tensor]) -> Any:
+    """An argument of an operation with the copies in it, one level of lists deep."""
+    if id(value) in copies:
+        return copies[id(value)]
+    if isinstance(value, (list, tuple)) and value and isinstance(value[0], torch.Tensor):
+        return type(value)(copies.get(id(v), v) for v in value)
+    return value
 
 
 def _is_metadata(func: Callable[..., Any]) -> bool:

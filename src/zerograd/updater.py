@@ -85,6 +85,13 @@ class Updater:
         """Whether the next step depends on the steps before it."""
         return self.update.window > 1 or self.directions.scaling is not None
 
+    @property
+    def nbytes(self) -> int:
+        """What is held between steps beside the weights: stored moments, extra bytes."""
+        return sum(t.nbytes for state in self._stored.values() for t in state) + sum(
+            low.nbytes for low in self._low.values()
+        )
+
     def plan(self, step: Step) -> Plan:
         """What `apply` will do.
 
