@@ -57,6 +57,9 @@ class DataArguments(TaskArguments):
     )
     max_new_tokens: int | None = field(default=None, metadata={"help": "Longest generated answer; None: 50."})
     dtype: str = field(default="auto", metadata={"help": "auto (as saved), float32, bfloat16 or float16."})
+    offload: bool = field(
+        default=False, metadata={"help": "Keep the weights in main memory and bring them to the GPU as they are read."}
+    )
     adapter: str | None = field(default=None, metadata={"help": "Folder of an adapter of peft to put on the model."})
     quantize: str | None = field(default=None, metadata={"help": "8bit or 4bit: quantise the model while loading it."})
     num_train: int | None = field(default=None, metadata={"help": "Training rows; None: the task's (1,000)."})

@@ -33,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status (2: wrong usage, 1: an error that was explained, 130: Ctrl-C)."""
     args = list(sys.argv[1:] if argv is None else argv)
     commands = {
-        "plan": _plan, "tasks": _tasks, "prompts": _prompts, "probe": _probe, "train": _train, "eval": _eval, "compare": _compare,
-        "report": _report, "replay": _replay,
+        "plan": _plan, "tasks": _tasks, "prompts": _prompts, "probe": _probe, "train": _train, "eval": _eval,
+        "compare": _compare, "report": _report, "replay": _replay,
     }  # fmt: skip
     if not args or args[0] in ("-h", "--help"):
         print(USAGE)

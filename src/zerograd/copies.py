@@ -9,13 +9,11 @@ from numpy.typing import NDArray
 
 from zerograd.noise import Noise, Terms
 from zerograd.parameters import Entry
+from zerograd.stage import Part, Stage
 
 SMALL = 1 << 20  # bytes; smaller copies come from the allocator, larger ones share the scratch buffers
-PART = 24 << 20  # bytes of a copy; larger matrices are multiplied in parts, so that two copies stay below 64 MB
 VECTOR = 1 << 16  # elements; vectors up to this are perturbed all at once, and kept while the direction lasts
 SLOTS = 2  # scratch buffers: the two sides of a probe
-
-Part = tuple[int, int]  # rows [first, last) of a tensor
 
 
 def tensors_in(values: Iterable[Any]) -> Iterable[torch.Tensor]:
@@ -49,10 +47,11 @@ class Copies:
     Args:
         noise: The directions.
         entries: The run's trainable tensors.
+        stage: Brings those to the device whose home is main memory; None: all lie where they are used.
     """
 
-    def __init__(self, noise: Noise, entries: Sequence[Entry]) -> None:
-        self._noise = noise
+    def __init__(self, noise: Noise, entries: Sequence[Entry], stage: Stage | None = None) -> None:
+        self._noise, self.stage = noise, stage
         self._vectors: dict[tuple[torch.device, torch.dtype], list[Entry]] = {}
         for entry in entries:
             if entry.tensor.dim() == 1 and 0 < entry.tensor.numel() <= VECTOR:
@@ -67,7 +66,8 @@ class Copies:
     @property
     def nbytes(self) -> int:
         """Bytes held: the scratch buffers and the copies of vectors."""
-        return sum(t.nbytes for t in (*self._buffers.values(), *self._small.values()))
+        staged = 0 if self.stage is None else self.stage.nbytes
+        return staged + sum(t.nbytes for t in (*self._buffers.values(), *self._small.values()))
 
     def along(self, at: tuple[int, int], factors: NDArray[np.float64]) -> None:
         """Choose z: (step, probe), and what it is multiplied with for each tensor."""
@@ -111,14 +111,15 @@ class Copies:
 
     def rows(self, entry: Entry, c: float, index: torch.Tensor) -> torch.Tensor:
         """Rows of a contiguous tensor, by int64 numbers, one dimension: (len(index), ...)."""
-        x = entry.tensor.detach()
+        x, device = entry.tensor.detach(), index.device
+        index = index.to(x.device)  # rows of a table in main memory are made there
         out = torch.empty((len(index), *x.shape[1:]), dtype=x.dtype, device=x.device)
         terms = Terms([self._at], [self.scale(entry, c)])
-        return self._noise.combine(x, out, terms, tensor=entry.index, rows=index)
+        return self._noise.combine(x, out, terms, tensor=entry.index, rows=index).to(device)
 
     def lasting(self, entry: Entry, c: float) -> torch.Tensor:
         """A copy in memory of its own."""
-        x = entry.tensor.detach().contiguous()
+        x = self._original(entry, None)
         terms = Terms([self._at], [self.scale(entry, c)])
         return self._noise.combine(x, torch.empty_like(x), terms, tensor=entry.index)
 
@@ -138,16 +139,21 @@ class Copies:
         self._lent = {place: shared for place, shared in self._lent.items() if not shared}
 
     def _make(self, entry: Entry, wanted: list[float], part: Part | None, shared: bool) -> list[torch.Tensor]:
-        x, base, rows = entry.tensor.detach().contiguous(), 0, None
-        shape = x.shape
+        shape, base, rows = entry.tensor.shape, 0, None
         if part is not None:
-            shape = torch.Size((part[1] - part[0], *x.shape[1:]))
-            if self._noise.rank:
-                rows = torch.arange(*part, device=x.device)
-            else:
-                base, x = part[0] * x[0].numel(), x[slice(*part)]
+            shape = torch.Size((part[1] - part[0], *shape[1:]))
+        if part is not None and self._noise.rank:
+            x = self._original(entry, None)
+            rows = torch.arange(*part, device=x.device)
+        else:
+            x = self._original(entry, part)
+            base = 0 if part is None else part[0] * x[0].numel()
         outs = [self._empty(shape, x, shared) for _ in wanted]
         scales = [self.scale(entry, c) for c in wanted]
+        if not any(scales):  # brought to the device only
+            for out in outs:
+                out.copy_(x if rows is None else x[rows])
+            return outs
         where: dict[str, Any] = {"tensor": entry.index, "base": base, "rows": rows}
         if len(wanted) == 2:
             self._noise.pair(x, (outs[0], outs[1]), self._at, (scales[0], scales[1]), **where)
@@ -155,6 +161,13 @@ class Copies:
             for out, scale in zip(outs, scales, strict=True):
                 self._noise.combine(x, out, Terms([self._at], [scale]), **where)
         return outs
+
+    def _original(self, entry: Entry, part: Part | None) -> torch.Tensor:
+        """A tensor as it is, or some of its rows, contiguous, on the device."""
+        if self.stage is not None and self.stage.holds(entry):
+            return self.stage.bring(entry, part)
+        x = entry.tensor.detach()
+        return (x if part is None else x[slice(*part)]).contiguous()
 
     def _empty(self, shape: torch.Size, like: torch.Tensor, shared: bool) -> torch.Tensor:
         """Uninitialised memory, from the scratch where it is large and some is free."""

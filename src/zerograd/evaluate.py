@@ -8,6 +8,7 @@ import torch
 from tqdm.auto import tqdm
 
 from zerograd.batches import CALL_TOKENS, Layout, bounded, cheapest_cuts, lay_out, make_part
+from zerograd.places import compute_device
 from zerograd.prompts import Example
 from zerograd.scoring import branch_means, token_scores
 
@@ -57,7 +58,7 @@ def score_candidates(
     Each candidate is scored as if it ran alone, unpadded; examples share forwards by length, and an example's
     candidates share their prompt where the model can (`packed_length`, of `scoring.packable_length`).
     """
-    device = next(model.parameters()).device
+    device = compute_device(model)
     layouts = [lay_out(e, packed=e.length <= packed_length) for e in examples]
     order = sorted(range(len(layouts)), key=lambda i: layouts[i].length)
     vocabulary = model.get_input_embeddings().weight.shape[0]

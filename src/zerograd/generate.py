@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from zerograd.places import compute_device
 from zerograd.prefix import virtual_tokens
 
 MAX_ROWS = 32
@@ -32,7 +33,7 @@ def generate(
     Returns:
         The answers, in the order of the prompts.
     """
-    device = next(model.parameters()).device
+    device = compute_device(model)
     ends = _end_tokens(tokenizer, model, stop)
     # with virtual tokens peft makes a cache of its own, and counts positions from the start of the padding
     virtual = virtual_tokens(model) > 0

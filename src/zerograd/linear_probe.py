@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from zerograd.adapters import untie
 from zerograd.batches import lay_out, make_part
 from zerograd.evaluate import batches
+from zerograd.places import compute_device
 from zerograd.prompts import Example, PromptError
 from zerograd.scoring import read_states
 from zerograd.task_side import TaskSide
@@ -77,7 +78,7 @@ def hidden_states(model: Any, side: TaskSide, examples: list[Example], progress:
     Returns:
         (examples, hidden size) float32, in the order of the examples.
     """
-    device = next(model.parameters()).device
+    device = compute_device(model)
     layouts = sorted((lay_out(e) for e in examples), key=lambda layout: layout.length)
     found: dict[int, np.ndarray] = {}
     forwards = 0

@@ -81,6 +81,7 @@ def load_model(
     quantize: str | None = None,
     *,
     replace: bool = False,
+    offload: bool = False,
 ) -> tuple[Any, Any]:
     """A model in eval mode, and its tokenizer.
 
@@ -91,6 +92,7 @@ def load_model(
         adapter: Folder of an adapter to put on the model, trainable.
         quantize: "8bit" or "4bit": weights quantised by bitsandbytes while they are loaded.
         replace: `adapter` takes the place of the one that `name` has.
+        offload: Leave it in main memory.
 
     Raises:
         ModelError: It cannot be loaded, or is no causal or masked language model.
@@ -107,7 +109,7 @@ def load_model(
         # bitsandbytes rearranges 4-bit weights for some CPUs, and its state_dict() then leaves them unusable
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    if not getattr(model, "is_quantized", False):  # those are placed while they are loaded
+    if not offload and not getattr(model, "is_quantized", False):  # those are placed while they are loaded
         model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     return (model if adapter is None else load_adapter(model, adapter)).eval(), tokenizer
 

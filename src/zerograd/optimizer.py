@@ -59,6 +59,7 @@ class MeZO(torch.optim.Optimizer):
         scaling: Scale directions by block (`zerograd.scaling`).
         probing: "streamed", "snapshot", "in_place" or "auto"; see `zerograd.perturb`.
         extra_byte: Keep 8 more bits of every 16-bit weight in a byte beside it, for updates far below its last bit.
+        offload: Device of the forward passes, where the large weights stay in main memory; see `zerograd.stage`.
         seed: The run's seed, 64 bits.
         log: Path of the step log to write. FileExistsError if there is one, unless `resume`.
         resume: Continue the run in `log` (start it where there is none). The model must hold the base weights. The
@@ -89,6 +90,7 @@ class MeZO(torch.optim.Optimizer):
         scaling: Variance | None = None,
         probing: str = "auto",
         extra_byte: bool = False,
+        offload: torch.device | str | None = None,
         seed: int = 0,
         log: str | Path | None = None,
         resume: bool = False,
@@ -117,11 +119,12 @@ class MeZO(torch.optim.Optimizer):
             for name, tensor in zip(group["param_names"], group["params"], strict=True)
         )
         directions = Directions(Noise(seed, distribution, rank), self.parameters, blocks, scaling)
-        self.perturber = Perturber(self.parameters, directions.noise, probing)
+        device = None if offload is None else torch.device(offload)
+        self.perturber = Perturber(self.parameters, directions.noise, probing, device)
         self.prober = Prober(self.perturber, directions, estimator, allow_unread)
         self.steps_done = 0
         decays = [float(group["weight_decay"]) for group in self.param_groups]
-        self.updater = Updater(directions, update, decays, extra_byte)
+        self.updater = Updater(directions, update, decays, extra_byte, self.perturber.stage)
         self._max_skipped, self._skipped = max_skipped, 0
         self._probed = False
         self.log = None if log is None else self._open_log(log, resume, frozen_note(frozen_of(params)))

@@ -22,6 +22,7 @@ from zerograd.lanes import Lanes
 from zerograd.noise import Noise, Terms
 from zerograd.parameters import Entry, Parameters
 from zerograd.reads import ProbeError, Reads
+from zerograd.stage import Stage
 
 T = TypeVar("T")
 
@@ -44,12 +45,23 @@ class Perturber:
         probing: "streamed", "snapshot", "in_place", or "auto": snapshot up to 64 MB of trainable tensors, then
             streamed.
 
+        offload: The device of the forward passes, where large weights stay in main memory; None: where they lie.
+
     Raises:
-        ValueError: Unknown `probing`.
+        ValueError: Unknown `probing`, or one that cannot be with `offload`.
     """
 
-    def __init__(self, parameters: Parameters, noise: Noise, probing: str = "auto") -> None:
+    def __init__(
+        self, parameters: Parameters, noise: Noise, probing: str = "auto", offload: torch.device | None = None
+    ) -> None:
         check_probing(probing)
+        stage = None if offload is None else Stage(offload)
+        if stage is not None and not any(map(stage.holds, parameters.entries)):
+            stage = None  # what is tuned lies on the device
+        if stage is not None and probing not in ("auto", "streamed"):
+            raise ValueError(f"weights in main memory are streamed to the device; probing={probing!r} cannot be")
+        if stage is not None:
+            probing = "streamed"
         if probing == "auto":
             probing = "snapshot" if parameters.nbytes <= SNAPSHOT_BYTES else "streamed"
         self.probing = probing
@@ -63,8 +75,10 @@ class Perturber:
         self._written = False  # whether copied tensors may be off theta
         self._displaced: dict[Entry, float] = {}  # in place: how far along z each tensor has been moved
         self._aliased: set[Entry] = set()
-        self._sources = Copies(noise, parameters.entries)
-        self.in_step = parameters.device.type == "cpu"  # elsewhere noise costs little, and activations are dear
+        self.stage = stage
+        self._sources = Copies(noise, parameters.entries, self.stage)
+        # on a GPU noise costs little, and activations are dear; weights that must be fetched cost most
+        self.in_step = stage is not None or parameters.device.type == "cpu"
 
     @property
     def nbytes(self) -> int:
@@ -121,6 +135,10 @@ class Perturber:
 
         Some modules take another path while a torch-function mode is active, and the two differ in their last bits.
         """
+        if self.stage is not None:
+            with self._mode(0.0):
+                yield
+            return
         if self.probing != "streamed":
             yield
             return
@@ -171,7 +189,7 @@ class Perturber:
         entries = {
             key: e
             for key, e in self._parameters.by_id.items()
-            if c is None or (e not in copied and (self.watching or self._moves(e)))
+            if c is None or (e not in copied and (self.watching or self.stage is not None or self._moves(e)))
         }
 
         return Reads(

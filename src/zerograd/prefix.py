@@ -12,6 +12,8 @@ import torch
 from peft import PeftModel, PeftType, PrefixTuningConfig, get_peft_model
 from transformers import DynamicCache
 
+from zerograd.places import compute_device
+
 INITS = ("activations", "random")
 
 
@@ -66,7 +68,7 @@ def read_cache(model: Any, ids: torch.Tensor) -> list[tuple[torch.Tensor, torch.
         AdapterError: It has no such cache, or its layers' keys differ in shape.
     """
     cache = DynamicCache()
-    ids = ids.to(next(model.parameters()).device)
+    ids = ids.to(compute_device(model))
     try:
         model(input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache)
     except (TypeError, ValueError, AttributeError, IndexError) as error:
@@ -93,7 +95,7 @@ def _no_cache(model: Any) -> AdapterError:
 @torch.no_grad()
 def _check_reach(model: Any, ids: torch.Tensor) -> None:
     """AdapterError unless the logits depend on the prefix, with and without padding."""
-    device = next(model.parameters()).device
+    device = compute_device(model)
     text = ids[:, :1].expand(2, 3).to(device)
     mask = torch.tensor([[1, 1, 1], [1, 1, 0]], device=device)
     weight = model.prompt_encoder["default"].embedding.weight

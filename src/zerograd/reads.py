@@ -18,8 +18,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
 from zerograd import lanes
-from zerograd.copies import PART, Copies, Part, results_of, storage_of, tensors_in
+from zerograd.copies import Copies, results_of, storage_of, tensors_in
 from zerograd.parameters import Entry
+from zerograd.stage import PART, Part
 
 HELD = 16 << 20  # bytes; a forward that holds larger arguments than this, and than the weight, waits for no other
 
@@ -78,6 +79,10 @@ class Reads(TorchFunctionMode):
         self._read, self._aliased, self._spans = read, aliased, spans
         self._raw: dict[int, torch.Tensor] = {}
         self._views: list[tuple[StorageWeakRef, Entry]] = []
+
+    def covers(self, key: int) -> bool:
+        """Whether this mode hands out copies of the tensor with an `id`."""
+        return self._copies is not None and key in self._entries
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -8,6 +8,7 @@ from peft import PeftModel
 
 from zerograd.batches import Part, lay_out, make_part
 from zerograd.head import AnswerHead
+from zerograd.places import compute_device
 from zerograd.prefix import base_forward
 from zerograd.prompts import Example
 from zerograd.tasks import Query
@@ -100,7 +101,7 @@ def packable_length(model: Any) -> int:
     ids = [3 + i * 7 % max(1, vocabulary - 3) for i in range(12)]
     query = Query("", ("", "", ""), (0,))
     example = Example(0, {}, query, ids[:4], [ids[4:7], ids[7:9], ids[9:12]], ((3, None),))
-    device = next(model.parameters()).device
+    device = compute_device(model)
     scores = []
     for packed in (True, False):
         part = {k: v.to(device) for k, v in make_part([lay_out(example, packed=packed)], 0).items()}

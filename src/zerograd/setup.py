@@ -13,7 +13,9 @@ from zerograd.adapters import Tuning, apply_tuning
 from zerograd.arguments import DataArguments, splits_of, task_of
 from zerograd.config import MeZOConfig
 from zerograd.models import check_model, load_model
+from zerograd.offload import offload
 from zerograd.prompts import Example
+from zerograd.room import check_device
 from zerograd.task_side import TaskSide
 from zerograd.tasks import Row, Task
 from zerograd.trainer import MeZOTrainer
@@ -79,13 +81,16 @@ def set_up(
         ModelError, AdapterError, DataError, TaskError, PromptError: They do not fit together.
     """
     masked = check_model(data.model, data.dtype, data.quantize)
+    check_device(data.model, data.dtype, data.offload)
     task = task_of(data)
     splits = splits_of(data, task, seed)
     resumed = start is not None and start.is_dir()
     adapter = start if resumed else data.adapter
-    model, tokenizer = load_model(data.model, data.dtype, adapter, data.quantize, replace=resumed)
+    model, tokenizer = load_model(data.model, data.dtype, adapter, data.quantize, replace=resumed, offload=data.offload)
     if tuning is not None:
         model = apply_tuning(model, tuning, masked=masked, seed=seed, resumed=resumed)
+    if data.offload:
+        offload(model, "cuda")
     side = TaskSide.make(task, model, tokenizer)
     notes = [*splits.notes, *side.prompter.remarks()]
     if demos > len(splits.train):

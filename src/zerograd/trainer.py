@@ -21,6 +21,7 @@ from zerograd.base import load_base, save_base
 from zerograd.config import MeZOArguments, MeZOConfig
 from zerograd.models import save_model
 from zerograd.optimizer import MeZO
+from zerograd.places import offloaded_to
 from zerograd.steplog import LogError, StepLog
 from zerograd.task_trainer import TaskTrainer
 
@@ -114,6 +115,7 @@ class MeZOMixin:
             seed=self.args.seed,
             log=self.log_path,
             resume=self._resuming,
+            offload=offloaded_to(self.model),
             **settings.optimizer_settings(self.state.max_steps, self._epoch_steps()),
         )
         if self.args.load_best_model_at_end and settings.save_full_model != "checkpoints":
@@ -121,6 +123,10 @@ class MeZOMixin:
         self.mezo.fast_forward(self._resume_step)
         self.optimizer = self.mezo
         return self.mezo
+
+    def _move_model_to_device(self: Any, model: Any, device: torch.device) -> None:
+        if offloaded_to(model) is None:
+            super()._move_model_to_device(model, device)  # type: ignore[misc]
 
     def _epoch_steps(self: Any) -> int:
         """Optimiser steps an epoch, at least one."""

@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from zerograd.interrupts import uninterrupted
 from zerograd.noise import Moments, Terms
 from zerograd.noise.torch_ops import root
 from zerograd.parameters import Entry
+from zerograd.stage import PART, Change, Piece, Stage
 from zerograd.steplog import LogError, Step
 from zerograd.updates import Adam, Momentum, Update, Weights
 
@@ -53,15 +55,22 @@ class Updater:
         weight_decay: Per parameter group.
         extra_byte: Keep 8 more bits of every 16-bit weight in a byte of its own, so that rounding takes
             steps 256 times smaller.
+        stage: Where weights whose home is main memory are changed; None: where they lie.
 
     Raises:
         ValueError: An update of the user's own that asks for stored moments.
     """
 
     def __init__(
-        self, directions: Directions, update: Update, weight_decay: list[float], extra_byte: bool = False
+        self,
+        directions: Directions,
+        update: Update,
+        weight_decay: list[float],
+        extra_byte: bool = False,
+        stage: Stage | None = None,
     ) -> None:
-        self.directions, self.update, self.weight_decay, self.extra_byte = directions, update, weight_decay, extra_byte
+        self.directions, self.update, self.weight_decay = directions, update, weight_decay
+        self.extra_byte, self.stage = extra_byte, stage
         self._entries = directions.parameters.entries
         self._buffers = BUFFERS.get(type(update), 0) if getattr(update, "stored", False) else 0
         if getattr(update, "stored", False) and not self._buffers:
@@ -125,11 +134,16 @@ class Updater:
         """Take one step. A skipped step changes no weight and leaves no history; its d holds from now on."""
         plan = plan or (None if step.skipped else self.plan(step))
         with uninterrupted():
+            if self.stage is not None:
+                self.stage.forget()
             if plan is not None and self._buffers:
                 self._apply_stored(step, plan)
             elif plan is not None:
+                self._staged: list[tuple[Piece, Change]] = []
                 for entry in self._entries:
                     self._apply_history(entry, step, plan)
+                if self.stage is not None and self._staged:
+                    self.stage.update(self._staged)
             if plan is not None:
                 self._history.append(plan.past)
             if step.d:
@@ -160,7 +174,23 @@ class Updater:
         """What changes a weight, and nothing else does."""
         keep = float(np.float32(1 - step.lr[entry.group] * self.weight_decay[entry.group]))
         noise, low = self.directions.noise, self._low.get(entry)
+        if self.stage is not None and self.stage.holds(entry) and isinstance(terms, Terms) and low is None:
+            self._staged += self._pieces(entry, terms, keep, step.number)
+            return
         noise.add_(entry.tensor, terms, tensor=entry.index, keep=keep, rounding=step.number, low=low)
+
+    def _pieces(self, entry: Entry, terms: Terms, keep: float, number: int) -> list[tuple[Piece, Change]]:
+        """The same for a tensor whose home is main memory: to be changed on the device, part by part."""
+        noise, rows = self.directions.noise, entry.tensor.shape[0]
+        many = rows if noise.rank else max(1, PART * rows // entry.tensor.nbytes)
+
+        def change(x: torch.Tensor, first: int) -> None:
+            base = first * (entry.tensor.numel() // rows)
+            noise.combine(x, x, terms, tensor=entry.index, base=base, keep=keep, rounding=number)
+
+        starts = range(0, rows, many)
+        parts = [None] if many >= rows else [(a, min(a + many, rows)) for a in starts]
+        return [((entry, part), partial(change, first=a)) for part, a in zip(parts, starts, strict=True)]
 
     def _apply_stored(self, step: Step, plan: Plan) -> None:
         """Momentum and Adam with buffers of their own; products and sums apart, so that all devices round alike."""

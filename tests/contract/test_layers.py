@@ -5,11 +5,13 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "zerograd"
 LAYERS = [
-    {"noise", "interrupts", "files", "lanes"},
+    {"noise", "interrupts", "files", "lanes", "memory", "places"},
     {
         "parameters",
         "frozen",
         "copies",
+        "stage",
+        "offload",
         "reads",
         "perturb",
         "blocks",
@@ -46,7 +48,6 @@ LAYERS = [
     {
         "config",
         "models",
-        "memory",
         "presets",
         "report",
         "findings",
@@ -60,6 +61,7 @@ LAYERS = [
         "methods",
         "points",
         "shapes",
+        "room",
         "tracker",
         "footprint",
         "measure",
@@ -69,7 +71,7 @@ LAYERS = [
         "cli",
     },
 ]
-TOOLS = {"interrupts", "files", "lanes"}  # know nothing of what they are used for
+TOOLS = {"interrupts", "files", "lanes", "memory", "places"}  # know nothing of what they are used for
 LANGUAGE_SIDE, CORE = LAYERS[3], (LAYERS[0] | LAYERS[1] | LAYERS[2]) - TOOLS
 
 

@@ -1,0 +1,47 @@
+"""`offload`: a model whose large weights stay in main memory and come to the device one by one, as they are read."""
+
+import functools
+from typing import Any
+
+import numpy as np
+import torch
+from torch.overrides import _get_current_function_mode_stack
+
+from zerograd.copies import Copies
+from zerograd.noise import Noise
+from zerograd.parameters import Parameters
+from zerograd.places import DEVICE
+from zerograd.reads import Reads
+from zerograd.stage import Stage, move_small
+
+
+def offload(model: torch.nn.Module, device: torch.device | str) -> None:
+    """Keep a model's large weights in main memory and run its forward passes on a device, in place.
+
+    Outside probes too: `model(...)` brings the weights as it reads them. Train it with `MeZO(..., offload=device)`.
+
+    Raises:
+        MemoryError: Too little main memory to pin the weights, with the number missing.
+    """
+    device = torch.device(device)
+    move_small(model, device)
+    everything = Parameters((name, p, 0) for name, p in model.named_parameters() if p.is_floating_point())
+    stage = Stage(device)
+    copies = Copies(Noise(0), everything.entries, stage)
+    copies.along((0, 0), np.zeros(len(everything.entries)))
+    held = {key: entry for key, entry in everything.by_id.items() if stage.holds(entry)}
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def streamed(*args: Any, **kwargs: Any) -> Any:
+        probing = [mode for mode in _get_current_function_mode_stack() if isinstance(mode, Reads)]
+        rest = {key: entry for key, entry in held.items() if not any(mode.covers(key) for mode in probing)}
+        if not rest:
+            return forward(*args, **kwargs)
+        if not probing:
+            stage.forget()  # an update may have changed what was fetched ahead
+        with torch.no_grad(), Reads(rest, copies, 0.0, read=set(), aliased=set(), spans=None):
+            return forward(*args, **kwargs)
+
+    model.forward = streamed
+    model.__dict__[DEVICE] = device
