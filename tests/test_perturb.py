@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from architectures import loss_closure, make_tiny, same, state
+from architectures import ARCHITECTURES, loss_closure, make_tiny, same, state
 from zerograd import MeZO, replay
+from zerograd.lanes import together
 from zerograd.noise import Noise
 
 EPS = 1e-2
@@ -351,3 +352,44 @@ def test_a_compiled_forward_is_right_or_refused(backend: str, probing: str) -> N
     if backend != "inductor" or probing == "snapshot":
         optimizer = MeZO(model.named_parameters(), lr=0.0, eps=EPS, probing=probing, allow_unread=True)
         assert tuple(optimizer.prober.sides(closure, 0, 0)) == pytest.approx(expected, rel=1e-6)
+
+
+class Remembering(torch.nn.Module):
+    """Reads what an earlier part of its forward left in the module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(4, 4), torch.nn.Linear(4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.kept = self.first(x)
+        return (self.second(x) + self.kept.sum()).sum()
+
+
+def test_forwards_that_do_not_bear_company_run_in_turn() -> None:
+    torch.manual_seed(0)
+    model, x = Remembering(), torch.randn(2, 4)
+    optimizer = MeZO(model.named_parameters(), lr=0.0, probing="streamed")
+    with pytest.warns(UserWarning, match="remembers something from one call to the next"):
+        optimizer.step(lambda: model(x))
+    assert not optimizer.perturber.can_be_in_step
+    twin = MeZO(model.named_parameters(), lr=0.0, probing="snapshot")
+    assert twin.step(lambda: model(x)) == optimizer.prober.probe(lambda: model(x), 0)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_forwards_in_step_have_the_losses_of_forwards_in_turn(architecture: str, dtype: torch.dtype) -> None:
+    """Several micro-batches of different lengths in one closure."""
+    model = make_tiny(architecture, dtype)
+    works = [loss_closure(model, length) for length in (7, 4, 7)]
+
+    def closure() -> torch.Tensor:
+        return torch.stack(together(works)).sum()
+
+    optimizer = MeZO(model.named_parameters(), lr=0.0, probing="streamed", allow_unread=True)
+    optimizer.step(closure)
+    assert optimizer.perturber.can_be_in_step
+    in_step = optimizer.prober.sides(closure, 3, 0)
+    optimizer.perturber.in_step = False
+    assert optimizer.prober.sides(closure, 3, 0) == in_step

@@ -72,7 +72,7 @@ def _explained(command: Any, args: list[str]) -> int:
     except BrokenPipeError:  # `zerograd tasks | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (ValueError, TypeError, OSError, NonFiniteLossError, ProbeError) as error:
+    except (ValueError, TypeError, OSError, MemoryError, NonFiniteLossError, ProbeError) as error:
         if trace:
             raise
         print(f"zerograd: error: {error}\n(--traceback shows where)", file=sys.stderr)

@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 
 from zerograd.noise import Noise, Terms
 from zerograd.parameters import Entry
+from zerograd.shortage import memory_for
 from zerograd.stage import Part, Stage
 
 SMALL = 1 << 20  # bytes; smaller copies come from the allocator, larger ones share the scratch buffers
 VECTOR = 1 << 16  # elements; vectors up to this are perturbed all at once, and kept while the direction lasts
+SCRATCH_ADVICE = "Weights and log are as before the step; use a smaller batch, or tune an adapter (--tune lora)."
 SLOTS = 2  # scratch buffers: the two sides of a probe
 
 
@@ -58,6 +60,7 @@ class Copies:
                 self._vectors.setdefault((entry.tensor.device, entry.tensor.dtype), []).append(entry)
         self._small: dict[tuple[Entry, float], torch.Tensor] = {}
         self._at, self._factors = (0, 0), np.empty(0)
+        self.compiled = False  # whether a forward was seen to run compiled code, which cannot be put aside half done
         self.sides: Sequence[float] = ()  # how far along z the forwards are that run in step
         self._buffers: dict[tuple[torch.device, int], torch.Tensor] = {}
         self._lent: dict[tuple[torch.device, int], bool] = {}  # whether each loan is shared
@@ -178,6 +181,7 @@ class Copies:
         place = places[0]
         if place not in self._buffers or self._buffers[place].numel() < nbytes:
             self._buffers.pop(place, None)  # freed before the larger one is allocated
-            self._buffers[place] = torch.empty(nbytes, dtype=torch.uint8, device=like.device)
+            with memory_for("scratch (the perturbed copy of a weight)", SCRATCH_ADVICE):
+                self._buffers[place] = torch.empty(nbytes, dtype=torch.uint8, device=like.device)
         self._lent[place] = shared
         return self._buffers[place][:nbytes].view(like.dtype).view(shape)

@@ -17,14 +17,19 @@ from zerograd.interrupts import uninterrupted
 from zerograd.noise import Noise
 from zerograd.parameters import Parameters
 from zerograd.perturb import Perturber
+from zerograd.precision import Precision
 from zerograd.prober import Closure, Prober
 from zerograd.runlog import check_base, make_header
 from zerograd.scaling import Variance
 from zerograd.schedules import Schedule
+from zerograd.shortage import memory_for
 from zerograd.steplog import MAX_GROUPS, LogError, Step, StepLog
 from zerograd.updater import Plan, Updater
 from zerograd.updates import SGD, Update
 
+UPDATE_ADVICE = (
+    "The step is in the log, and in some of the weights: start from the base weights and resume the log (--resume)."
+)
 EXAMPLES = {"estimator": "estimators.SPSA()", "update": "updates.Adam()", "scaling": "scaling.Variance()"}
 
 
@@ -123,6 +128,7 @@ class MeZO(torch.optim.Optimizer):
         self.perturber = Perturber(self.parameters, directions.noise, probing, device)
         self.prober = Prober(self.perturber, directions, estimator, allow_unread)
         self.steps_done = 0
+        self._precision = Precision(self.parameters, estimator.eps, extra_byte)
         decays = [float(group["weight_decay"]) for group in self.param_groups]
         self.updater = Updater(directions, update, decays, extra_byte, self.perturber.stage)
         self._max_skipped, self._skipped = max_skipped, 0
@@ -157,10 +163,13 @@ class MeZO(torch.optim.Optimizer):
             with uninterrupted():  # all of it or nothing, also when Ctrl-C is pressed
                 if recorded is None and self.log is not None:
                     self.log.append(step)
-                self._apply(step, plan)
+                with memory_for("the update", UPDATE_ADVICE):
+                    self._apply(step, plan)
         finally:
             self._clear()
             torch.clear_autocast_cache()
+        if recorded is None:
+            self._precision.watch(step)
         self._count_skipped(step)
         return loss
 

@@ -106,10 +106,14 @@ class Perturber:
                 self._restore()
             torch.clear_autocast_cache()  # an enclosing autocast would go on with the perturbed weights
 
+    @property
+    def can_be_in_step(self) -> bool:
+        """Whether forwards may share what they read: nothing is written over the weights, and no code is compiled."""
+        return self.in_step and self.probing == "streamed" and not self._copied and not self._sources.compiled
+
     def evaluate(self, work: Callable[[float], T], cs: Sequence[float]) -> list[T]:
         """The results of a work that computes `at` some c: in step where the forwards share reads, else in turn."""
-        together = self.in_step and self.probing == "streamed" and not self._copied and not self.watching
-        if not together or len(cs) < 2:
+        if not self.can_be_in_step or len(cs) < 2:
             return [work(c) for c in cs]
         self._sources.sides = cs
         try:

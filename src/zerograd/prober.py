@@ -14,8 +14,13 @@ from zerograd.estimators import SPSA
 from zerograd.perturb import Perturber
 from zerograd.scaling import Variance, block_norms, parameter_norms, rescaled
 from zerograd.schedules import MAX_PROBES
+from zerograd.shortage import memory_for
 from zerograd.steplog import Step
 
+FORWARD = (
+    "activations and logits of a forward pass",
+    "Weights and log are as before the step; use a smaller batch or shorter texts.",
+)
 Closure = Callable[[], torch.Tensor | float]
 
 
@@ -91,7 +96,7 @@ class Prober:
     ) -> list[float]:
         perturber = self.perturber
         if perturber.watching and perturber.probing != "streamed" and probe == 0:
-            with torch.no_grad(), perturber.watch():
+            with torch.no_grad(), perturber.watch(), memory_for(*FORWARD):
                 closure()
         with torch.no_grad(), perturber.session(step, probe, factors):
             if not perturber.watching:
@@ -99,12 +104,30 @@ class Prober:
             first = self._loss(closure, offsets[0])
             if perturber.take_aliased():
                 first = self._loss(closure, offsets[0])
-            return _as_floats([first, *(self._loss(closure, c) for c in offsets[1:])])
+            losses = _as_floats([first, *(self._loss(closure, c) for c in offsets[1:])])
+            if probe == 0 and perturber.can_be_in_step:
+                self._try_in_step(closure, offsets, losses)
+            return losses
+
+    def _try_in_step(self, closure: Closure, offsets: list[float], losses: list[float]) -> None:
+        """On the first step: a forward that keeps something in its modules may not bear another in between."""
+        done, self.perturber.watching = self.forwards, False  # a look, as the first step has others
+        try:
+            again = _as_floats(self.perturber.evaluate(partial(self._loss, closure), offsets))
+        finally:
+            self.forwards, self.perturber.watching = done, True
+        if not np.array_equal(losses, again, equal_nan=True):
+            self.perturber.in_step = False
+            warnings.warn(
+                f"the losses of forwards in step ({again}) are not those in turn ({losses}): the closure or the model "
+                "remembers something from one call to the next. They run in turn from now on, which is slower.",
+                stacklevel=7,
+            )
 
     def _loss(self, closure: Closure, c: float) -> torch.Tensor | float:
         torch.clear_autocast_cache()  # an enclosing autocast would serve the other side's cast weights
         state = torch.get_rng_state() if self.perturber.watching else None
-        with self.perturber.at(c):
+        with self.perturber.at(c), memory_for(*FORWARD):
             loss = closure()
         self.forwards += 1
         if state is not None and not torch.equal(state, torch.get_rng_state()):

@@ -7,8 +7,11 @@ index reads are computed; a large matrix is multiplied in parts. Forwards that r
 """
 
 import gc
+import os
+import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 import torch
@@ -33,6 +36,7 @@ METADATA_METHODS = frozenset(
 )
 # Calls after which the values can be read behind PyTorch's back, for as long as the probe lasts.
 RAW_METHODS = frozenset("data_ptr numpy __array__ untyped_storage storage _typed_storage __dlpack__".split())
+COMPILER = os.path.join("torch", "_dynamo", "eval_frame.py")
 IN_PLACE_OPERATORS = frozenset(("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__set__"))
 ROW_READS = (torch.index_select, torch.Tensor.index_select)
 
@@ -98,6 +102,8 @@ class Reads(TorchFunctionMode):
         self._read.update(found)
         if self._copies is None:
             return func(*args, **kwargs)
+        if self._spans is not None and _in_compiled_code():
+            self._copies.compiled = True
         _refuse_writes(func, args, kwargs, self._entries)
         rows = self._rows(self._copies, func, args, kwargs)
         if rows is not None:
@@ -255,6 +261,16 @@ class Reads(TorchFunctionMode):
             if at >= 0 and address < self._spans[at][1]:
                 self._read.add(self._spans[at][2])
                 self._aliased.add(self._spans[at][2])
+
+
+def _in_compiled_code() -> bool:
+    """Whether `torch.compile` called what is running, however far below."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_filename.endswith(COMPILER):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _swapped(value: Any, copies: Mapping[int, torch.Tensor]) -> Any:

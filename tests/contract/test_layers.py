@@ -11,6 +11,8 @@ LAYERS = [
         "frozen",
         "copies",
         "stage",
+        "precision",
+        "shortage",
         "offload",
         "reads",
         "perturb",
