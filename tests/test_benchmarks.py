@@ -2,10 +2,13 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "algorithms.py"
 
@@ -43,3 +46,22 @@ def test_algorithms(algorithms: Any, tmp_path: Path, capsys: Any) -> None:
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
     algorithms.main([*line, *methods])
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (["gpu.py", "--device", "cpu", "--shapes", "opt-125m", "--batch", "1", "--length", "8", "--dtype", "bfloat16",
+          "--repeats", "1"], "| opt-125m |"),
+        (["gpu.py"], "no GPU here"),
+        (["replay_devices.py"], "no GPU here"),
+    ],
+)  # fmt: skip
+def test_the_benchmarks_for_a_gpu(line: list[str], shown: str, tmp_path: Path) -> None:
+    if len(line) == 1 and torch.cuda.is_available():
+        pytest.skip("there is a GPU, and the whole benchmark would run")
+    more = ["--out", str(tmp_path / "gpu.md")] if line[0] == "gpu.py" else []
+    done = subprocess.run(
+        [sys.executable, line[0], *line[1:], *more], cwd=PATH.parent, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and shown in done.stdout, done.stderr[-2000:]

@@ -5,6 +5,7 @@ import statistics
 import warnings
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from zerograd.parameters import Parameters
 from zerograd.steplog import Step
@@ -27,7 +28,8 @@ class Precision:
     """
 
     def __init__(self, parameters: Parameters, eps: float, extra_byte: bool) -> None:
-        halves = [e.tensor for e in parameters.entries if e.tensor.dtype in BITS]
+        tensors = [e.tensor for e in parameters.entries if not isinstance(e.tensor, FakeTensor)]
+        halves = [t for t in tensors if t.dtype in BITS]
         self._moves: list[float] | None = [] if halves and not extra_byte else None
         if not halves:
             return

@@ -243,6 +243,7 @@ def add_noise(
 
 @triton.jit(do_not_specialize=["count", "tensor", "step", "probe", "key0", "key1"])
 def sum_squares(result, squares, count, tensor, step, probe, key0, key1):
+    """The sum of a table's entries for the bits of one tile: int64."""
     tile = tl.program_id(0).to(tl.int64)
     words = tensor.to(tl.uint32), step.to(tl.uint32), probe.to(tl.uint32), key0.to(tl.uint32), key1.to(tl.uint32)
     bits = _bits16(tile, words[0], words[1], words[2], words[3], words[4])
