@@ -1,11 +1,10 @@
 """The noise specification as Numba kernels: bit-equal to `reference`, one pass over memory, all cores."""
 
 from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
+from numba import carray, cfunc, njit
 from numpy.typing import NDArray
 
 from zerograd.noise.half import (
@@ -18,21 +17,27 @@ from zerograd.noise.half import (
     to_wide_bfloat16,
     to_wide_float16,
 )
+from zerograd.noise.jobs import Job, array_at, next_piece
 from zerograd.noise.reference import MASK, ROUNDING_PROBE, SQUARE_UNIT, TILE
 from zerograd.noise.table import gaussian_table
-from zerograd.noise.terms import Moments, Terms
-from zerograd.noise.threads import parallel
+from zerograd.noise.terms import Terms
+from zerograd.noise.threads import cuts
 from zerograd.noise.tiles import F32, GAUSSIAN, GIVEN, LANES, RADEMACHER, U32, bits16, new_words, philox, total_tile
 
 LEAST = 64 * TILE  # elements that are worth a call
-NONE, NO_BYTES = np.empty(0, np.float32), np.empty(0, np.int8)
 FLOAT32, BFLOAT16, FLOAT16 = 0, 1, 2
+DTYPES = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
+RANGE, ROWS, MANY = 0, 1, 2  # what a piece counts: elements, rows, or tensors one after the other
+JOB = 64  # numbers of a job, at most
 
 
 @njit(nogil=True, cache=True)
 def _load(values, x, low, keep, dtype):
-    """values = keep * x, in float32."""
-    if low.size and dtype == BFLOAT16:
+    """values = keep * x, in float32. 16-bit floats are held as uint16."""
+    if dtype == FLOAT32:
+        for i in range(x.size):
+            values[i] = x[i]
+    elif low.size and dtype == BFLOAT16:
         from_wide_bfloat16(values, x, low)
     elif low.size:
         from_wide_float16(values, x, low)
@@ -45,47 +50,30 @@ def _load(values, x, low, keep, dtype):
 
 
 @njit(nogil=True, cache=True)
-def _store(out, low, values, draws, stochastic, dtype):
+def _store(out, low, values, scale, add, sums, draws, stochastic, dtype):
+    """out = values + scale * add, rounded to its dtype."""
+    if dtype == FLOAT32:
+        for i in range(out.size):
+            out[i] = values[i] + scale * add[i]
+        return
+    for i in range(out.size):
+        sums[i] = values[i] + scale * add[i]
     if low.size and dtype == BFLOAT16:
-        to_wide_bfloat16(out, low, values, draws)
+        to_wide_bfloat16(out, low, sums, draws)
     elif low.size:
-        to_wide_float16(out, low, values, draws)
+        to_wide_float16(out, low, sums, draws)
     elif dtype == BFLOAT16:
-        to_bfloat16(out, values, draws, stochastic)
+        to_bfloat16(out, sums, draws, stochastic)
     else:
-        to_float16(out, values, draws, stochastic)
+        to_float16(out, sums, draws, stochastic)
 
 
 @njit(nogil=True, cache=True)
-def _range32(out, twin, x, lo, hi, base, z, moments, given, scales, low, keep, stochastic, rounding, dtype):
-    """Local elements [lo, hi) of float32 arrays; `base` is the tensor's element number of local element 0.
+def _range(out, twin, x, lo, hi, base, z, moments, given, scales, low, keep, stochastic, rounding, dtype):
+    """Local elements [lo, hi) of arrays; `base` is the tensor's element number of local element 0.
 
     A tile is read into a buffer of its own first: where `out` is `x`, a loop over both would not be vectorised.
     """
-    total, values, work = np.empty(TILE, F32), np.empty(TILE, F32), np.empty((2, TILE if moments[0].size else 0), F32)
-    words = new_words()
-    for tile in range((base + lo) // TILE, (base + hi + TILE - 1) // TILE):
-        start = tile * TILE - base
-        a, b = max(start, lo), min(start + TILE, hi)
-        add, source = total[a - start : b - start], x[a:b]
-        if z[0] == GIVEN:
-            add[:] = given[a:b]
-        else:
-            total_tile(total, work, words, tile, z, moments)
-        for i in range(b - a):
-            values[i] = source[i] * keep
-        if twin.size:
-            target = twin[a:b]
-            for i in range(b - a):
-                target[i] = values[i] + scales[1] * add[i]
-        target = out[a:b]
-        for i in range(b - a):
-            target[i] = values[i] + scales[0] * add[i]
-
-
-@njit(nogil=True, cache=True)
-def _range16(out, twin, x, lo, hi, base, z, moments, given, scales, low, keep, stochastic, rounding, dtype):
-    """The same for 16-bit floats held as uint16: float32 arithmetic, one rounding at the end."""
     total, work = np.empty(TILE, F32), np.empty((2, TILE if moments[0].size else 0), F32)
     values, sums, draws = np.empty(TILE, F32), np.empty(TILE, F32), np.empty(TILE if stochastic else 0, U32)
     words = new_words()
@@ -102,47 +90,118 @@ def _range16(out, twin, x, lo, hi, base, z, moments, given, scales, low, keep, s
             bits16(draws, words)
         _load(values, x[a:b], low[a:b], keep, dtype)
         if twin.size:
-            for i in range(b - a):
-                sums[i] = values[i] + scales[1] * add[i]
-            _store(twin[a:b], low[:0], sums, draw, stochastic, dtype)
-        for i in range(b - a):
-            values[i] = values[i] + scales[0] * add[i]
-        _store(out[a:b], low[a:b], values, draw, stochastic, dtype)
+            _store(twin[a:b], low[:0], values, scales[1], add, sums, draw, stochastic, dtype)
+        _store(out[a:b], low[a:b], values, scales[0], add, sums, draw, stochastic, dtype)
 
 
 @njit(nogil=True, cache=True)
-def _rows32(out, twin, x, index, lo, hi, width, z, moments, given, scales, low, keep, stochastic, rounding, dtype):
-    for r in range(lo, hi):
-        at, a, b = index[r] * width, r * width, (r + 1) * width
-        rest = (scales, low, keep, stochastic, rounding, dtype)
-        _range32(out[a:b], twin[a:b], x[at : at + width], 0, width, at, z, moments, given[a:b], *rest)
+def _run(job, element):
+    """Pieces of a job as `_make_job` lays it out, until none is left; `element`: float32, or uint16 for 16 bits."""
+    out, twin, x = array_at(job, 0, element), array_at(job, 2, element), array_at(job, 4, element)
+    given, low = array_at(job, 6, F32), array_at(job, 8, np.int8)
+    index, ends, tensors = array_at(job, 10, np.int64), array_at(job, 12, np.int64), array_at(job, 14, U32)
+    scales, floats = array_at(job, 16, F32), array_at(job, 18, F32)
+    steps, probes, factors, table = (
+        array_at(job, 20, U32), array_at(job, 22, U32), array_at(job, 24, F32), array_at(job, 26, F32)
+    )  # fmt: skip
+    groups, weights, squares = array_at(job, 28, np.int64), array_at(job, 30, F32), array_at(job, 32, F32)
+    base, mode, kind, stochastic, dtype = job[37], job[38], job[39], job[40] != 0, job[41]
+    key0, key1, tensor, rounding = U32(job[42]), U32(job[43]), U32(job[44]), U32(job[45])
+    moments = (groups, weights, squares, floats[3], floats[4])
+    rest = (low, floats[0], stochastic, rounding, dtype)
+    while True:
+        lo, hi = next_piece(job)
+        if lo == hi:
+            return
+        if mode == RANGE:
+            z = (kind, key0, key1, tensor, steps, probes, factors, table)
+            _range(out, twin, x, lo, hi, base, z, moments, given, (floats[1], floats[2]), *rest)
+        elif mode == ROWS:
+            width = out.size // index.size
+            for r in range(lo, hi):
+                at, a, b = index[r] * width, r * width, (r + 1) * width
+                z = (kind, key0, key1, tensor, steps, probes, factors, table)
+                ours = (out[a:b], twin[a:b], x[at : at + width], 0, width, at)
+                _range(*ours, z, moments, given[a:b], (floats[1], floats[2]), *rest)
+        else:
+            for t in range(lo, hi):
+                a, b = (ends[t - 1] if t else 0), ends[t]
+                z = (kind, key0, key1, tensors[t], steps, probes, factors, table)
+                pair = (scales[t], scales[ends.size + t])
+                _range(out[a:b], twin[a:b], x[a:b], 0, b - a, 0, z, moments, given, pair, *rest)
 
 
-@njit(nogil=True, cache=True)
-def _rows16(out, twin, x, index, lo, hi, width, z, moments, given, scales, low, keep, stochastic, rounding, dtype):
-    for r in range(lo, hi):
-        at, a, b = index[r] * width, r * width, (r + 1) * width
-        rest = (scales, low, keep, stochastic, rounding, dtype)
-        _range16(out[a:b], twin[a:b], x[at : at + width], 0, width, at, z, moments, given[a:b], *rest)
+@cfunc("void(voidptr)", cache=True)
+def _work32(data):
+    _run(carray(data, (JOB,), np.int64), F32)
 
 
-@njit(nogil=True, cache=True)
-def _squares(result, slot, lo, hi, key0, key1, tensor, step, probe, squares):
-    words, draws, total = new_words(), np.empty(TILE, U32), np.int64(0)
-    for tile in range(lo // TILE, (hi + TILE - 1) // TILE):
-        philox(words, LANES, U32(tile * LANES), tensor, step, probe, key0, key1)
-        bits16(draws, words)
-        for e in range(min(TILE, hi - tile * TILE)):
-            total += squares[draws[e]]
-    result[slot] = total
+@cfunc("void(voidptr)", cache=True)
+def _work16(data):
+    _run(carray(data, (JOB,), np.int64), np.uint16)
 
 
-def _flat(t: torch.Tensor) -> tuple[NDArray[np.generic], int]:
-    """A contiguous CPU tensor as a flat NumPy array of the same memory, and its kernel dtype."""
-    if t.dtype == torch.float32:
-        return t.detach().view(-1).numpy(), FLOAT32
-    kind = {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}[t.dtype]
-    return t.detach().view(-1).view(torch.int16).numpy().view(np.uint16), kind
+@cfunc("void(voidptr)", cache=True)
+def _work_squares(data):
+    """Sums of squares: a piece is a range of elements, and its sum goes to the place of its beginning's tile."""
+    job = carray(data, (JOB,), np.int64)
+    result, squares = array_at(job, 0, np.int64), array_at(job, 2, np.int64)
+    key0, key1, tensor, step, probe = U32(job[7]), U32(job[8]), U32(job[9]), U32(job[10]), U32(job[11])
+    words, draws = new_words(), np.empty(TILE, U32)
+    while True:
+        lo, hi = next_piece(job)
+        if lo == hi:
+            return
+        for tile in range(lo // TILE, (hi + TILE - 1) // TILE):
+            philox(words, LANES, U32(tile * LANES), tensor, step, probe, key0, key1)
+            bits16(draws, words)
+            total = np.int64(0)
+            for e in range(min(TILE, hi - tile * TILE)):
+                total += squares[draws[e]]
+            result[tile] = total
+
+
+def _flat(t: torch.Tensor | None) -> torch.Tensor | None:
+    return None if t is None else t.detach().view(-1)
+
+
+def _make_job(
+    out: torch.Tensor,
+    x: torch.Tensor,
+    terms: Terms | torch.Tensor,
+    distribution: str,
+    seed: int,
+    *,
+    mode: int,
+    base: int = 0,
+    tensor: int = 0,
+    keep: float = 1.0,
+    rounding: int | None = None,
+    twin: torch.Tensor | None = None,
+    scales: tuple[float, float] = (1.0, 1.0),
+    low: torch.Tensor | None = None,
+    rows: torch.Tensor | None = None,
+    ends: NDArray[np.int64] | None = None,
+    tensors: NDArray[np.uint32] | None = None,
+    tensor_scales: NDArray[np.float32] | None = None,
+) -> Job:
+    """The arguments of `_run`, in its order."""
+    job, given = Job(), None if isinstance(terms, Terms) else terms
+    sums = terms if isinstance(terms, Terms) else Terms((), ())
+    m = sums.moments
+    for values in (_flat(out), _flat(twin), _flat(x), _flat(given), _flat(low), rows, ends, tensors, tensor_scales):
+        job.array(values)
+    rates = (0.0, 0.0) if m is None else (m.rate, m.delta)
+    job.array(np.array([keep, *scales, *rates], np.float32))
+    for values in (sums.steps, sums.probes, sums.factors, gaussian_table()):
+        job.array(values)
+    job.array(None if m is None else np.array(m.ends, np.int64))
+    job.array(None if m is None else np.array(m.first, np.float32))
+    job.array(None if m is None else np.array(m.second, np.float32))
+    kind = GIVEN if given is not None else RADEMACHER if distribution == "rademacher" else GAUSSIAN
+    job.numbers(base, mode, kind, rounding is not None and x.dtype != torch.float32, DTYPES[x.dtype])
+    job.numbers(*(v & MASK for v in (seed, seed >> 32, tensor, rounding or 0)))
+    return job
 
 
 def combine(
@@ -162,52 +221,15 @@ def combine(
     low: torch.Tensor | None = None,
 ) -> None:
     """out = keep * x + terms; see `zerograd.noise.Noise.combine`. A tensor of terms: float32, the size of `out`."""
-    (o, dtype), (source, _) = _flat(out), _flat(x)
-    other = o[:0] if twin is None else _flat(twin)[0]
-    given = NONE if isinstance(terms, Terms) else terms.view(-1).numpy()
-    kind = GIVEN if given is not NONE else RADEMACHER if distribution == "rademacher" else GAUSSIAN
-    key = [U32(v & MASK) for v in (seed, seed >> 32, tensor)]
-    terms = terms if isinstance(terms, Terms) else Terms((), ())
-    fixed = (
-        (kind, *key, terms.steps, terms.probes, terms.factors, gaussian_table()),
-        _moments(terms.moments),
-        given,
-        (F32(scales[0]), F32(scales[1])),
-        NO_BYTES if low is None else low.view(-1).numpy(),
-        F32(keep),
-        rounding is not None,
-        U32((rounding or 0) & MASK),
-        dtype,
-    )
-    if rows is None:
-        whole = _range32 if dtype == FLOAT32 else _range16
-        parallel(lambda _, lo, hi: whole(o, other, source, lo, hi, base, *fixed), o.size, TILE, LEAST, -base % TILE)
-    elif len(rows):
-        index, width = rows.numpy(), o.size // len(rows)
-        some = _rows32 if dtype == FLOAT32 else _rows16
-        parallel(lambda _, lo, hi: some(o, other, source, index, lo, hi, width, *fixed), len(rows), 1, 16)
-
-
-@njit(nogil=True, cache=True)
-def _many32(out, twin, x, ends, tensors, scales, z, moments, given, low, keep, stochastic, rounding, dtype):
-    begin = 0
-    for t in range(ends.size):
-        a, b = begin, ends[t]
-        of_tensor = (z[0], z[1], z[2], tensors[t], z[4], z[5], z[6], z[7])
-        rest, pair = (low, keep, stochastic, rounding, dtype), (scales[0, t], scales[1, t])
-        _range32(out[a:b], twin[a:b], x[a:b], 0, b - a, 0, of_tensor, moments, given, pair, *rest)
-        begin = b
-
-
-@njit(nogil=True, cache=True)
-def _many16(out, twin, x, ends, tensors, scales, z, moments, given, low, keep, stochastic, rounding, dtype):
-    begin = 0
-    for t in range(ends.size):
-        a, b = begin, ends[t]
-        of_tensor = (z[0], z[1], z[2], tensors[t], z[4], z[5], z[6], z[7])
-        rest, pair = (low, keep, stochastic, rounding, dtype), (scales[0, t], scales[1, t])
-        _range16(out[a:b], twin[a:b], x[a:b], 0, b - a, 0, of_tensor, moments, given, pair, *rest)
-        begin = b
+    if not out.numel():
+        return
+    index = None if rows is None else rows.contiguous()
+    job = _make_job(
+        out, x, terms, distribution, seed, mode=RANGE if rows is None else ROWS, base=base, tensor=tensor, keep=keep,
+        rounding=rounding, twin=twin, scales=scales, low=low, rows=index,
+    )  # fmt: skip
+    bounds = cuts(out.numel(), TILE, LEAST, -base % TILE) if rows is None else cuts(len(rows), 1, 16)
+    job.run(_work32.address if x.dtype == torch.float32 else _work16.address, bounds)
 
 
 def perturb_many(
@@ -229,22 +251,14 @@ def perturb_many(
         at: (step, probe) of z.
         ends: Where each tensor ends.
         tensors: Their numbers.
-        scales: (2, tensors); the second row is unused where there is one side.
+        scales: (2, tensors) float32; the second row is unused where there is one side.
+        distribution, seed: Of the noise.
     """
-    (o, dtype), (source, _) = _flat(out[0]), _flat(x)
-    twin = _flat(out[1])[0] if len(out) > 1 else o[:0]
-    one = Terms([at], [1.0])
-    kind = RADEMACHER if distribution == "rademacher" else GAUSSIAN
-    z = (kind, U32(seed & MASK), U32((seed >> 32) & MASK), U32(0), one.steps, one.probes, one.factors, gaussian_table())
-    many = _many32 if dtype == FLOAT32 else _many16
-    many(o, twin, source, ends, tensors, scales, z, _moments(None), NONE, NO_BYTES, F32(1), False, U32(0), dtype)
-
-
-def _moments(m: Moments | None) -> tuple[Any, ...]:
-    """As the kernels take them; no group where the terms are summed."""
-    if m is None:
-        return np.empty(0, np.int64), NONE, NONE, F32(0), F32(0)
-    return (np.array(m.ends, np.int64), np.array(m.first, F32), np.array(m.second, F32), F32(m.rate), F32(m.delta))
+    job = _make_job(
+        out[0], x, Terms([at], [1.0]), distribution, seed, mode=MANY, twin=out[1] if len(out) > 1 else None, ends=ends,
+        tensors=tensors, tensor_scales=np.ascontiguousarray(scales).reshape(-1),
+    )  # fmt: skip
+    job.run(_work32.address if x.dtype == torch.float32 else _work16.address, cuts(len(ends), 1, 16))
 
 
 @cache
@@ -256,8 +270,9 @@ def _square_table() -> NDArray[np.int64]:
 def squared_norm(numel: int, *, seed: int, tensor: int, step: int, probe: int, device: torch.device) -> int:
     """Sum of the squares of a tensor's Gaussian elements, an exact integer of `SQUARE_UNIT`."""
     del device
-    squares = _square_table()
-    result = np.zeros(4 * torch.get_num_threads() + 4, np.int64)
-    key = [U32(v & 0xFFFFFFFF) for v in (seed, seed >> 32, tensor, step, probe)]
-    slots = parallel(lambda slot, lo, hi: _squares(result, slot, lo, hi, *key, squares), numel, TILE, LEAST)  # type: ignore[call-arg]
-    return int(result[:slots].sum())
+    result, job = np.zeros(-(-numel // TILE), np.int64), Job()
+    job.array(result)
+    job.array(_square_table())
+    job.numbers(*(v & MASK for v in (seed, seed >> 32, tensor, step, probe)))
+    job.run(_work_squares.address, cuts(numel, TILE, LEAST))
+    return int(result.sum())
