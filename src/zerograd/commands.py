@@ -15,14 +15,18 @@ from zerograd.linear_probe import linear_probe
 from zerograd.memory import peak_memory_bytes
 from zerograd.models import check_model, demo_folder, load_model, save_model
 from zerograd.noise import Noise
+from zerograd.offload import offload
 from zerograd.parameters import Parameters
 from zerograd.prompts import Example
 from zerograd.report import command_line, draw_curve, shown, versions, write_results
+from zerograd.room import check_device
 from zerograd.run_folder import SAME_ROWS, dtype_of, remarks, replay_onto, same_rows, start_of
 from zerograd.setup import START, describe_tuning, encode, kind_of_tuning, save_start, set_up
 from zerograd.steplog import StepLog, holds_run
 from zerograd.task_side import TaskSide
 from zerograd.trainer import LOG_NAME
+
+NOT_DECIDING = ("model", "data", "test_data", "dtype", "offload")  # of the batches and updates, or checked elsewhere
 
 
 def train(data: DataArguments, tuning: Tuning, config: MeZOConfig, given: dict[str, Any]) -> None:
@@ -90,12 +94,17 @@ def evaluate(args: EvalArguments) -> None:
         raise ValueError(f"demos must not be negative, got {args.demos}")
     dtype = args.dtype if args.log is None else dtype_of(args.log)
     check_model(args.model, dtype, args.quantize)
+    check_device(args.model, dtype, args.offload, args.quantize)
     task = task_of(args)
     splits = splits_of(args, task, args.seed)
     start = start_of(args.log, args.adapter)
-    model, tokenizer = load_model(args.model, dtype, start, args.quantize, replace=args.log is not None)
+    model, tokenizer = load_model(
+        args.model, dtype, start, args.quantize, replace=args.log is not None, offload=args.offload
+    )
     if args.log is not None:
         replay_onto(args.log, model, args.step)
+    if args.offload:
+        offload(model, "cuda")
     side = TaskSide.make(task, model, tokenizer)
     _print_all([*splits.notes, *side.prompter.remarks(), *remarks(args)])
     demos = side.draw_demos(splits.train, args.demos, len(splits.test), args.demo_sets == "each", args.seed)
@@ -112,8 +121,8 @@ def probe(args: ProbeArguments) -> None:
     """Fit a linear probe, put it into the model's head and save the model: a start for training, or a result."""
     folder = Path(args.output_dir)
     _refuse_full(folder)
-    if args.adapter is not None or args.quantize is not None:
-        raise ValueError("a probe is fitted to a model's own head: leave out --adapter and --quantize")
+    if args.adapter is not None or args.quantize is not None or args.offload:
+        raise ValueError("a probe is fitted to a model's own head: leave out --adapter, --quantize and --offload")
     setup = set_up(args, None, args.seed)
     side, model = setup.side, setup.model
     print(f"{side.task.name}: {len(setup.train)} training, {len(setup.dev)} dev, {len(setup.test)} test rows")
@@ -122,7 +131,7 @@ def probe(args: ProbeArguments) -> None:
     passes = linear_probe(model, side, setup.train, early_stopping=True)
     after = side.evaluate(model, setup.test)
     save_model(model, setup.tokenizer, folder)
-    rows = {key: getattr(args, key) for key in SAME_ROWS if key not in ("model", "dtype", "quantize")}
+    rows = {key: getattr(args, key) for key in SAME_ROWS if key not in ("model", "dtype", "quantize", "offload")}
     flags = [part for key, value in rows.items() if value not in (None, "newline") for part in (f"--{key}", str(value))]
     if args.model is None:  # a folder's defaults are the paper's; these are the demo's
         flags += [] if "--data" in flags else ["--data", str(demo_folder("data"))]
@@ -176,7 +185,7 @@ def _same_run(folder: Path, data: DataArguments, tuning: Tuning, config: MeZOCon
         "estimator", "update", "distribution", "rank", "blocks", "scaling",
         "per_device_train_batch_size", "gradient_accumulation_steps", "seed", "data_seed",
     )  # fmt: skip
-    settings = {k: v for k, v in vars(data).items() if k not in ("model", "data", "test_data", "dtype")}
+    settings = {k: v for k, v in vars(data).items() if k not in NOT_DECIDING}
     settings["test_rows_apart"] = data.test_data is not None  # decides which rows are left for training
     settings.update(vars(tuning))
     settings.update({name: getattr(config, name) for name in names})

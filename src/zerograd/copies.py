@@ -50,10 +50,11 @@ class Copies:
         noise: The directions.
         entries: The run's trainable tensors.
         stage: Brings those to the device whose home is main memory; None: all lie where they are used.
+        shared: Whether lanes may share copies, and scratch is reused.
     """
 
-    def __init__(self, noise: Noise, entries: Sequence[Entry], stage: Stage | None = None) -> None:
-        self._noise, self.stage = noise, stage
+    def __init__(self, noise: Noise, entries: Sequence[Entry], stage: Stage | None = None, shared: bool = True) -> None:
+        self._noise, self.stage, self.shared = noise, stage, shared
         self._vectors: dict[tuple[torch.device, torch.dtype], list[Entry]] = {}
         for entry in entries:
             if entry.tensor.dim() == 1 and 0 < entry.tensor.numel() <= VECTOR:
@@ -93,6 +94,15 @@ class Copies:
             for one, copies in zip(wanted, made, strict=True):
                 self._small.update({(e, one): copy for e, copy in zip(group, copies, strict=True)})
         return self._small[entry, c]
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether a part of a matrix can be had without the whole: directions of low rank are made from all of it."""
+        return self.stage is None or not self._noise.rank
+
+    def place(self, entry: Entry) -> torch.device:
+        """Where a tensor's copies are."""
+        return self.stage.device if self.stage is not None and self.stage.holds(entry) else entry.tensor.device
 
     def scale(self, entry: Entry, c: float) -> float:
         """c times the direction's factor of a tensor, float32."""
@@ -173,10 +183,10 @@ class Copies:
         return (x if part is None else x[slice(*part)]).contiguous()
 
     def _empty(self, shape: torch.Size, like: torch.Tensor, shared: bool) -> torch.Tensor:
-        """Uninitialised memory, from the scratch where it is large and some is free."""
+        """Uninitialised memory, from the scratch where it is large and some is free (autograd would save it)."""
         nbytes = shape.numel() * like.element_size()
         places = [(like.device, slot) for slot in range(SLOTS) if (like.device, slot) not in self._lent]
-        if nbytes < SMALL or not places or torch.is_grad_enabled():  # autograd would save what is overwritten later
+        if not self.shared or nbytes < SMALL or not places or torch.is_grad_enabled():
             return torch.empty(shape, dtype=like.dtype, device=like.device)
         place = places[0]
         if place not in self._buffers or self._buffers[place].numel() < nbytes:

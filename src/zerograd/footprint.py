@@ -73,7 +73,8 @@ def make_model(case: Case, method: str, device: str) -> Any:
         model = auto.from_config(case.config, dtype=case.dtype).eval()
         if tune == "prefix" and device == "meta":  # whether the model looks at a prefix could not be tried
             return _with_prefix(model, masked)
-        return apply_tuning(model, Tuning(tune=tune, prefix_init="random"), masked=masked, seed=0)
+        tuning = Tuning(tune=tune, prefix_init="random", untie=tune == "head")
+        return apply_tuning(model, tuning, masked=masked, seed=0)
 
 
 def _with_prefix(model: Any, masked: bool) -> Any:

@@ -19,18 +19,27 @@ T = TypeVar("T")
 Work = Callable[[], T]
 DEVICES = ("cpu", "cuda")  # whose autocast state is kept apart
 
+ATTENTION = (  # kinds of fused attention that are allowed, process-wide
+    (torch._C._get_flash_sdp_enabled, torch._C._set_sdp_use_flash),
+    (torch._C._get_mem_efficient_sdp_enabled, torch._C._set_sdp_use_mem_efficient),
+    (torch._C._get_math_sdp_enabled, torch._C._set_sdp_use_math),
+    (torch._C._get_cudnn_sdp_enabled, torch._C._set_sdp_use_cudnn),
+)
+
 _thread = threading.local()
 
 
 @dataclass
 class _TorchState:
-    """What a forward may change of its thread's PyTorch state."""
+    """What a forward may change of PyTorch's state, its thread's and the process's, and set back at its end."""
 
     modes: list[Any]
     grad: bool
     autocast: list[tuple[str, bool, torch.dtype]]
     cache: bool
     nesting: int
+    attention: tuple[bool, ...]
+    default: torch.dtype
 
     @staticmethod
     def take() -> "_TorchState":
@@ -40,7 +49,11 @@ class _TorchState:
         autocast = [(d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in DEVICES]
         torch.autocast_increment_nesting()
         nesting = torch.autocast_decrement_nesting()
-        return _TorchState(modes, torch.is_grad_enabled(), autocast, torch.is_autocast_cache_enabled(), nesting)
+        attention = tuple(enabled() for enabled, _ in ATTENTION)
+        return _TorchState(
+            modes, torch.is_grad_enabled(), autocast, torch.is_autocast_cache_enabled(), nesting, attention,
+            torch.get_default_dtype(),
+        )  # fmt: skip
 
     def put(self) -> None:
         """Make it the thread's, which has no function modes now."""
@@ -51,6 +64,11 @@ class _TorchState:
             torch.set_autocast_enabled(device, enabled)
             torch.set_autocast_dtype(device, dtype)
         torch.set_autocast_cache_enabled(self.cache)
+        for (is_on, turn), wanted in zip(ATTENTION, self.attention, strict=True):
+            if is_on() != wanted:
+                turn(wanted)
+        if torch.get_default_dtype() != self.default:
+            torch.set_default_dtype(self.default)
         torch.autocast_increment_nesting()
         now = torch.autocast_decrement_nesting()
         for _ in range(now, self.nesting):
@@ -62,6 +80,7 @@ class _TorchState:
 @dataclass(eq=False)
 class _Lane:
     state: _TorchState
+    parent: "_Lane | None" = None
     green: greenlet | None = None
     result: Any = None
     error: BaseException | None = None
@@ -96,11 +115,7 @@ class Lanes:
         finally:
             _thread.lanes = previous
             for lane in self._lanes:
-                if lane.green:  # started, and not done: its `finally` blocks must run
-                    lane.state.put()
-                    lane.green.throw(GreenletExit)
-                    _TorchState.take()
-                lane.green = None
+                self._close(lane)
             self._lanes.clear()
             self._leave()
             state.put()
@@ -137,14 +152,16 @@ class Lanes:
         assert lane is not None
         state = _TorchState.take()
         state.put()
-        lane.children = [self._start(work, state) for work in works]
+        lane.children = children = [self._start(work, state, lane) for work in works]
         self._hub.switch()
-        results = [child.result for child in lane.children]
         lane.children = ()
-        return results
+        for child in children:
+            if child.error is not None:
+                raise child.error
+        return [child.result for child in children]
 
-    def _start(self, work: Work[Any], state: _TorchState) -> _Lane:
-        lane = _Lane(state)
+    def _start(self, work: Work[Any], state: _TorchState, parent: _Lane | None = None) -> _Lane:
+        lane = _Lane(state, parent)
 
         def body() -> None:
             try:
@@ -169,13 +186,28 @@ class Lanes:
             ready = [x for x in waiting if x.key == waiting[0].key]
             self._tags = [x.tag for x in ready]
         for lane in ready:
+            if lane.done:  # closed by another's error
+                continue
             lane.key = None
             self._resume(lane)
-            if lane.error is not None:
+            if lane.error is not None and (lane.parent is None or not isinstance(lane.error, Exception)):
                 raise lane.error
+            if lane.error is not None and lane.parent is not None:  # raised where it was split
+                for other in lane.parent.children:
+                    self._close(other)
         self._leave()
         self._lanes = [x for x in self._lanes if not x.done]
         return bool(self._lanes)
+
+    def _close(self, lane: _Lane) -> None:
+        """End a lane that is not done; its `finally` blocks run."""
+        for child in lane.children:
+            self._close(child)
+        if lane.green and not lane.done:
+            lane.state.put()
+            lane.green.throw(GreenletExit)
+            _TorchState.take()
+        lane.green, lane.key, lane.done = None, None, True
 
     def _resume(self, lane: _Lane) -> None:
         self._running = lane

@@ -41,5 +41,7 @@ def read_bytes(text: str) -> int:
 
 
 def shown_bytes(number: int) -> str:
-    """Bytes for people: MB below one GB."""
-    return f"{number / 2**30:.2f} GB" if number >= 2**30 else f"{number / 2**20:.1f} MB"
+    """Bytes for people: GB, MB or kB."""
+    if number >= 2**30:
+        return f"{number / 2**30:.2f} GB"
+    return f"{number / 2**20:.1f} MB" if number >= 2**20 else f"{number / 2**10:.1f} kB"

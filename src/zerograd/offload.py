@@ -5,14 +5,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from peft import PeftModel
 from torch.overrides import _get_current_function_mode_stack
 
 from zerograd.copies import Copies
 from zerograd.noise import Noise
-from zerograd.parameters import Parameters
+from zerograd.parameters import Entry, Parameters
 from zerograd.places import DEVICE
 from zerograd.reads import Reads
-from zerograd.stage import Stage, move_small
+from zerograd.stage import Stage, exactly, move_small
 
 
 def offload(model: torch.nn.Module, device: torch.device | str) -> None:
@@ -23,14 +24,21 @@ def offload(model: torch.nn.Module, device: torch.device | str) -> None:
     Raises:
         MemoryError: Too little main memory to pin the weights, with the number missing.
     """
-    device = torch.device(device)
+    device = exactly(device)
     move_small(model, device)
     everything = Parameters((name, p, 0) for name, p in model.named_parameters() if p.is_floating_point())
     stage = Stage(device)
-    copies = Copies(Noise(0), everything.entries, stage)
+    copies = Copies(Noise(0), everything.entries, stage, shared=False)
     copies.along((0, 0), np.zeros(len(everything.entries)))
     held = {key: entry for key, entry in everything.by_id.items() if stage.holds(entry)}
-    forward = model.forward
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    for part in {id(model): model, id(inner): inner}.values():  # generation calls the inner one
+        part.forward = _streamed(part.forward, held, copies, stage)
+        part.__dict__[DEVICE] = device
+
+
+def _streamed(forward: Any, held: dict[int, Entry], copies: Copies, stage: Stage) -> Any:
+    """A forward that reads what is held through the stage, but for what a probe hands out itself."""
 
     @functools.wraps(forward)
     def streamed(*args: Any, **kwargs: Any) -> Any:
@@ -43,5 +51,4 @@ def offload(model: torch.nn.Module, device: torch.device | str) -> None:
         with torch.no_grad(), Reads(rest, copies, 0.0, read=set(), aliased=set(), spans=None):
             return forward(*args, **kwargs)
 
-    model.forward = streamed
-    model.__dict__[DEVICE] = device
+    return streamed

@@ -25,7 +25,7 @@ from zerograd.schedules import Schedule
 from zerograd.shortage import memory_for
 from zerograd.steplog import MAX_GROUPS, LogError, Step, StepLog
 from zerograd.updater import Plan, Updater
-from zerograd.updates import SGD, Update
+from zerograd.updates import SGD, Adam, Sign, Update
 
 UPDATE_ADVICE = (
     "The step is in the log, and in some of the weights: start from the base weights and resume the log (--resume)."
@@ -128,7 +128,7 @@ class MeZO(torch.optim.Optimizer):
         self.perturber = Perturber(self.parameters, directions.noise, probing, device)
         self.prober = Prober(self.perturber, directions, estimator, allow_unread)
         self.steps_done = 0
-        self._precision = Precision(self.parameters, estimator.eps, extra_byte)
+        self._precision = Precision(self.parameters, estimator.eps, extra_byte, isinstance(update, (Adam, Sign)))
         decays = [float(group["weight_decay"]) for group in self.param_groups]
         self.updater = Updater(directions, update, decays, extra_byte, self.perturber.stage)
         self._max_skipped, self._skipped = max_skipped, 0

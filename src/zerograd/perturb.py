@@ -96,6 +96,8 @@ class Perturber:
         self._probe = (step, probe)
         self._factors = np.ones(len(self._parameters.entries)) if factors is None else factors
         self._sources.along(self._probe, self._factors)
+        if self.stage is not None:
+            self.stage.forget()
         try:
             for entry in self._copied:
                 if self._moves(entry):
@@ -140,6 +142,8 @@ class Perturber:
         Some modules take another path while a torch-function mode is active, and the two differ in their last bits.
         """
         if self.stage is not None:
+            self.stage.forget()
+            self._sources.along((0, 0), np.zeros(len(self._parameters.entries)))
             with self._mode(0.0):
                 yield
             return

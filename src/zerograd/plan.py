@@ -14,7 +14,7 @@ from zerograd.adapters import TUNE
 from zerograd.footprint import METHODS, PARTS, Case, Footprint, footprint
 from zerograd.memory import free_memory_bytes, read_bytes, shown_bytes
 from zerograd.models import DTYPES, ModelError, load_config
-from zerograd.shapes import FAMILIES, SHAPES, shape_of
+from zerograd.shapes import FAMILIES, HUB, SHAPES, shape_of
 
 NAMES = {
     "mezo": "MeZO", "icl": "in context, 32 demos", "ft": "backprop, full, Adam", "ft-lora": "backprop, LoRA",
@@ -64,7 +64,17 @@ def plan(args: PlanArguments) -> None:
         _print_fit(args, case, found, budget)
     if args.measure:
         _measure(case, found)
-    print(f"\nnext: zerograd train --model {args.model} --tune {args.tune} --dtype {name}")
+    more = " --extra_byte true" if args.extra_byte else ""
+    more += " --untie true" if args.tune == "head" else ""
+    if budget is not None and found[0].total > budget - DRIVER:
+        more += " --offload true"
+    model = args.model
+    if model in SHAPES:
+        model = HUB[config.model_type] + model
+    print(
+        f"\nnext: zerograd train --model {model} --tune {args.tune} --dtype {name} "
+        f"--per_device_train_batch_size {args.batch}{more}"
+    )
 
 
 def read_config(name: str) -> Any:

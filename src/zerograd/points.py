@@ -106,6 +106,8 @@ def check_methods(methods: Sequence[Method], args: Any, tuning: Tuning, task: Ta
     if tuning.tune is not None or args.adapter is not None:
         raise ValueError("compare tunes what each method says; leave out --tune and --adapter")
     full = [m.name for m in methods if m.optimizer and m.tune == "full"]
+    if args.offload:
+        raise ValueError("methods that backpropagate need the weights where they compute: leave out --offload")
     if args.quantize is not None and full:
         raise ValueError(f"quantised weights cannot be tuned themselves; leave out {', '.join(full)}, or --quantize")
     objective = task.objective or DEFAULTS[task.kind]

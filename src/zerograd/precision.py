@@ -25,11 +25,13 @@ class Precision:
         parameters: The trainable tensors.
         eps: Perturbation scale.
         extra_byte: Whether updates are kept with 8 more bits.
+        per_weight: The update moves each weight by about the learning rate (sign, Adam), whatever the estimate.
     """
 
-    def __init__(self, parameters: Parameters, eps: float, extra_byte: bool) -> None:
+    def __init__(self, parameters: Parameters, eps: float, extra_byte: bool, per_weight: bool = False) -> None:
         tensors = [e.tensor for e in parameters.entries if not isinstance(e.tensor, FakeTensor)]
         halves = [t for t in tensors if t.dtype in BITS]
+        self._per_weight = per_weight
         self._moves: list[float] | None = [] if halves and not extra_byte else None
         if not halves:
             return
@@ -52,7 +54,8 @@ class Precision:
         """Look at a step that was taken."""
         if self._moves is None or step.skipped:
             return
-        self._moves.append(max(step.lr) * math.sqrt(sum(g * g for g in step.g)) / len(step.g))
+        size = 1.0 if self._per_weight else math.sqrt(sum(g * g for g in step.g)) / len(step.g)
+        self._moves.append(max(step.lr) * size)
         if len(self._moves) < STEPS:
             return
         move, self._moves = statistics.median(self._moves), None

@@ -14,7 +14,7 @@ from zerograd.estimators import SPSA
 from zerograd.perturb import Perturber
 from zerograd.scaling import Variance, block_norms, parameter_norms, rescaled
 from zerograd.schedules import MAX_PROBES
-from zerograd.shortage import memory_for
+from zerograd.shortage import OutOfMemoryError, memory_for
 from zerograd.steplog import Step
 
 FORWARD = (
@@ -114,6 +114,14 @@ class Prober:
         done, self.perturber.watching = self.forwards, False  # a look, as the first step has others
         try:
             again = _as_floats(self.perturber.evaluate(partial(self._loss, closure), offsets))
+        except OutOfMemoryError:
+            self.perturber.in_step = False
+            warnings.warn(
+                "there is no memory for the forwards of both sides at once; they run in turn, which is slower. "
+                "(`zerograd plan` shows what each part takes.)",
+                stacklevel=7,
+            )
+            return
         finally:
             self.forwards, self.perturber.watching = done, True
         if not np.array_equal(losses, again, equal_nan=True):

@@ -162,7 +162,7 @@ class Reads(TorchFunctionMode):
     def _meet(self, values: tuple[Any, ...], parts: Mapping[int, Part]) -> Sequence[float]:
         """Wait for the other lanes; returns how far along the direction those are that read the same here."""
         group = lanes.current()
-        if group is None:
+        if group is None or self._copies is None or not self._copies.shared:
             return [self._c]
         held = weight = 0
         key = []
@@ -175,7 +175,8 @@ class Reads(TorchFunctionMode):
         return [self._c] if not key or held > max(HELD, weight) else group.meet(tuple(key), self._c)
 
     def _is_large(self, weight: Any) -> bool:
-        return id(weight) in self._entries and weight.nbytes > PART and weight.dim() == 2 and len(weight) > 1
+        large = id(weight) in self._entries and weight.nbytes > PART and weight.dim() == 2 and len(weight) > 1
+        return large and self._copies is not None and self._copies.in_parts
 
     def _linear(
         self, source: Copies, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
@@ -239,7 +240,7 @@ class Reads(TorchFunctionMode):
         if isinstance(index, int):
             if not -count <= index < count:
                 return None  # let PyTorch raise its own error
-            return source.rows(entry, self._c, torch.tensor([index % count], device=weight.device))[0]
+            return source.rows(entry, self._c, torch.tensor([index % count], device=source.place(entry)))[0]
         if index.device.type != "cpu" or isinstance(
             index, FakeTensor
         ):  # a look at the values would wait for the device

@@ -22,7 +22,7 @@ def weight_bytes(config: Any, dtype: torch.dtype | None) -> int:
     return sum(p.nbytes for p in model.parameters())
 
 
-def check_device(name: str | None, dtype: str, offload: bool) -> None:
+def check_device(name: str | None, dtype: str, offload: bool, quantize: str | None) -> None:
     """Raise, or warn, where this machine lacks something that a run with this model needs.
 
     Raises:
@@ -30,6 +30,8 @@ def check_device(name: str | None, dtype: str, offload: bool) -> None:
             and the nearest setting that fits.
     """
     chosen = DTYPES[dtype]
+    if offload and quantize is not None:
+        raise ModelError("quantised weights are placed where they are loaded: give --quantize or --offload, not both")
     if torch.cuda.is_available():
         _check_gpu(chosen if isinstance(chosen, torch.dtype) else None)
     elif offload:
@@ -37,6 +39,8 @@ def check_device(name: str | None, dtype: str, offload: bool) -> None:
     if not offload and not torch.cuda.is_available():
         return
     config = load_config(name or str(demo_folder("model")))
+    if quantize is not None or getattr(config, "quantization_config", None) is not None:
+        return  # how large they will be is not in the configuration
     need = weight_bytes(config, chosen if isinstance(chosen, torch.dtype) else None)
     free = free_host_bytes() if offload else free_memory_bytes()
     if need <= free:

@@ -15,7 +15,7 @@ ADAPTED = ("base_model.", "prompt_encoder.")  # how names of tensors begin in a 
 SAME_ROWS = (
     "model", "task", "data", "test_data", "prompt", "labels", "label_column", "candidates", "answer", "stop",
     "objective", "max_new_tokens", "num_train", "num_dev", "num_test", "k", "seed", "dtype",
-    "quantize",
+    "quantize", "offload",
 )  # fmt: skip
 
 
@@ -73,7 +73,9 @@ def remarks(args: EvalArguments) -> list[str]:
 def same_rows(log: str) -> list[str]:
     """The flags that choose the task and rows of the run; none where the log stands alone."""
     config = _read(log, "results.json").get("config", {})
-    keys = [key for key in SAME_ROWS if key not in ("model", "quantize", "dtype") and config.get(key) is not None]
+    keys = [
+        key for key in SAME_ROWS if key not in ("model", "quantize", "dtype", "offload") and config.get(key) is not None
+    ]
     return [word for key in keys for word in (f"--{key}", str(config[key]))]
 
 

@@ -81,7 +81,7 @@ def set_up(
         ModelError, AdapterError, DataError, TaskError, PromptError: They do not fit together.
     """
     masked = check_model(data.model, data.dtype, data.quantize)
-    check_device(data.model, data.dtype, data.offload)
+    check_device(data.model, data.dtype, data.offload, data.quantize)
     task = task_of(data)
     splits = splits_of(data, task, seed)
     resumed = start is not None and start.is_dir()

@@ -60,6 +60,7 @@ FAMILIES: dict[str, dict[str, Make]] = {  # by model_type, the smallest first
         "qwen3-32b": _qwen(64, 5120, 64, 25_600, False),
     },
 }
+HUB = {"opt": "facebook/", "llama": "meta-llama/", "qwen3": "Qwen/"}  # where a family's weights are published
 SHAPES = {name: make for family in FAMILIES.values() for name, make in family.items()}
 
 

@@ -7,6 +7,7 @@ home is pinned and copies run on a stream of their own; with a CPU as the device
 from collections.abc import Callable, Sequence
 
 import torch
+from peft import PeftModel
 
 from zerograd.memory import free_host_bytes, shown_bytes
 from zerograd.parameters import Entry
@@ -20,18 +21,30 @@ Piece = tuple[Entry, Part | None]
 Change = Callable[[torch.Tensor], None]  # of a piece, in place
 
 
+def exactly(device: torch.device | str) -> torch.device:
+    """A device with its number."""
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
 def move_small(model: torch.nn.Module, device: torch.device) -> None:
     """Put what a stage does not hold on the device: buffers and small tensors; pin the large ones for a GPU.
 
     Raises:
         MemoryError: Too little main memory to pin them.
     """
-    large = {id(p): p for p in model.parameters() if p.nbytes >= LARGE}
+    adapter = isinstance(model, PeftModel)  # what is tuned of it is used where it is computed
+    large = {id(p): p for p in model.parameters() if p.nbytes >= LARGE and not (adapter and p.requires_grad)}
     if device.type == "cuda":
-        need, free = sum(p.nbytes for p in large.values() if not p.is_pinned()), free_host_bytes()
+        # PyTorch pins whole powers of two; what is pinned is freed where it was, one after the other
+        need = sum((1 << (p.nbytes - 1).bit_length()) - p.nbytes for p in large.values() if not p.is_pinned())
+        need += max((p.nbytes for p in large.values()), default=0)
+        free = free_host_bytes()
         if need > free:
             raise MemoryError(
-                f"offloading pins {shown_bytes(need)} of weights in main memory, and {shown_bytes(free)} are free: "
+                f"pinning the weights takes {shown_bytes(need)} more of main memory, and {shown_bytes(free)} are free: "
                 f"{shown_bytes(need - free)} are missing. Load them in a 16-bit dtype, or take a smaller model."
             )
         for parameter in large.values():
@@ -52,7 +65,7 @@ class Stage:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
+        self.device = device = exactly(device)
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._buffers: list[torch.Tensor | None] = [None] * SLOTS
         self._ready: dict[Piece, tuple[int, torch.Tensor, torch.cuda.Event | None]] = {}
@@ -74,7 +87,7 @@ class Stage:
         return sum(b.nbytes for b in self._buffers if b is not None)
 
     def bring(self, entry: Entry, part: Part | None) -> torch.Tensor:
-        """A tensor, or some of its rows, on the device, for the current stream; it lasts for two more calls."""
+        """A tensor, or some of its rows, on the device, for the current stream; it lasts until the next call."""
         piece = (entry, part)
         if self._last is not None:
             self._after[self._last] = piece
@@ -120,6 +133,8 @@ class Stage:
             del self._ready[other]
         buffer = self._buffers[slot]
         if buffer is None or buffer.numel() < home.nbytes:
+            if buffer is not None and self._stream is not None:
+                buffer.record_stream(self._stream)  # a copy that nobody waited for may still be running
             self._buffers[slot] = buffer = None
             self._buffers[slot] = buffer = torch.empty(home.nbytes, dtype=torch.uint8, device=self.device)
         tensor = buffer[: home.nbytes].view(home.dtype).view(home.shape)

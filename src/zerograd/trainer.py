@@ -77,6 +77,8 @@ class MeZOMixin:
                 )
             last = last_whole_checkpoint(Path(self.args.output_dir), self.args.max_steps)
             resume_from_checkpoint = None if last is None else str(last)
+        if offloaded_to(self.model) is not None:
+            self.accelerator.device_placement = False  # the weights stay where they are
         try:
             output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)  # type: ignore[misc]
             if self.mezo_args.save_full_model != "never":

@@ -92,7 +92,7 @@ class Updater:
     @property
     def remembers(self) -> bool:
         """Whether the next step depends on the steps before it."""
-        return self.update.window > 1 or self.directions.scaling is not None
+        return self.update.window > 1 or self.directions.scaling is not None or bool(self._low)
 
     @property
     def nbytes(self) -> int:

@@ -4,7 +4,7 @@ from functools import cache
 
 import numpy as np
 import torch
-from numba import carray, cfunc, njit
+from numba import carray, cfunc, njit  # type: ignore[attr-defined]
 from numpy.typing import NDArray
 
 from zerograd.noise.half import (
@@ -161,6 +161,10 @@ def _work_squares(data):
             result[tile] = total
 
 
+def _address(dtype: torch.dtype) -> int:
+    return int((_work32 if dtype == torch.float32 else _work16).address or 0)
+
+
 def _flat(t: torch.Tensor | None) -> torch.Tensor | None:
     return None if t is None else t.detach().view(-1)
 
@@ -229,7 +233,7 @@ def combine(
         rounding=rounding, twin=twin, scales=scales, low=low, rows=index,
     )  # fmt: skip
     bounds = cuts(out.numel(), TILE, LEAST, -base % TILE) if rows is None else cuts(len(rows), 1, 16)
-    job.run(_work32.address if x.dtype == torch.float32 else _work16.address, bounds)
+    job.run(_address(x.dtype), bounds)
 
 
 def perturb_many(
@@ -258,7 +262,7 @@ def perturb_many(
         out[0], x, Terms([at], [1.0]), distribution, seed, mode=MANY, twin=out[1] if len(out) > 1 else None, ends=ends,
         tensors=tensors, tensor_scales=np.ascontiguousarray(scales).reshape(-1),
     )  # fmt: skip
-    job.run(_work32.address if x.dtype == torch.float32 else _work16.address, cuts(len(ends), 1, 16))
+    job.run(_address(x.dtype), cuts(len(ends), 1, 16))
 
 
 @cache
@@ -274,5 +278,5 @@ def squared_norm(numel: int, *, seed: int, tensor: int, step: int, probe: int, d
     job.array(result)
     job.array(_square_table())
     job.numbers(*(v & MASK for v in (seed, seed >> 32, tensor, step, probe)))
-    job.run(_work_squares.address, cuts(numel, TILE, LEAST))
+    job.run(int(_work_squares.address or 0), cuts(numel, TILE, LEAST))
     return int(result.sum())

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import carray, njit, types
+from numba import carray, njit, types  # type: ignore[attr-defined]
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
@@ -40,13 +40,13 @@ def _add_one(typing_context: Any, address: Any) -> Any:
 @njit(nogil=True, cache=True)
 def array_at(job, i, dtype):  # type: ignore[no-untyped-def]
     """The array whose address and size are arguments i and i + 1."""
-    return carray(_pointer(job[ARGUMENTS + i]), (job[ARGUMENTS + i + 1],), dtype)
+    return carray(_pointer(job[ARGUMENTS + i]), (job[ARGUMENTS + i + 1],), dtype)  # type: ignore[call-arg]
 
 
 @njit(nogil=True, cache=True)
 def next_piece(job):  # type: ignore[no-untyped-def]
     """(lo, hi) of a piece that no thread has yet; lo = hi where none is left."""
-    piece = _add_one(job[NEXT])
+    piece = _add_one(job[NEXT])  # type: ignore[call-arg, var-annotated]
     if piece >= job[PIECES]:
         return 0, 0
     bounds = carray(_pointer(job[BOUNDS]), (job[PIECES] + 1,), np.int64)
