@@ -29,7 +29,6 @@ from zerograd.scoring import candidate_scores
 from zerograd.tasks import Query
 
 LABELS = [6587, 372]
-MB = 2**20
 
 
 def prompt_lengths(data: Path, count: int) -> list[int]:
@@ -103,8 +102,12 @@ def noise_rows(dtype: torch.dtype, repeats: int = 9) -> dict[str, str]:
 
 def step_rows(model: Any, batches: list[list[Example]]) -> dict[str, str]:
     """Seconds a step and its ratios."""
-    optimizer = MeZO(model.named_parameters(), lr=1e-7, eps=1e-3, probing="streamed")
-    times: dict[str, list[float]] = {k: [] for k in ("step", "same parts", "unpadded", "padded", "algorithm 1")}
+    optimizer, signs = (
+        MeZO(model.named_parameters(), lr=1e-7, eps=1e-3, probing="streamed", distribution=distribution)
+        for distribution in ("gaussian", "rademacher")
+    )
+    kinds = ("step", "signs", "same parts", "unpadded", "padded", "algorithm 1")
+    times: dict[str, list[float]] = {k: [] for k in kinds}
     labels = torch.tensor(LABELS)
     for i, examples in enumerate([batches[0], *batches]):
         cut, batch = micro_batches(examples), padded(examples)
@@ -113,6 +116,7 @@ def step_rows(model: Any, batches: list[list[Example]]) -> dict[str, str]:
         single = [micro_batches([e for e in examples if len(e.prefix) == n])["parts"][0] for n in lengths]
         row = {
             "step": timed(lambda b=cut: optimizer.step(lambda: cross_entropy(model, b))),
+            "signs": timed(lambda b=cut: signs.step(lambda: cross_entropy(model, b))),
             "same parts": timed(lambda p=parts: [plain_forward(model, p) for _ in range(2)]),
             "unpadded": timed(lambda p=single: [plain_forward(model, p) for _ in range(2)]),
             "padded": timed(lambda b=batch: [padded_loss_no_grad(model, b) for _ in range(2)]),
@@ -125,6 +129,7 @@ def step_rows(model: Any, batches: list[list[Example]]) -> dict[str, str]:
     return {
         "step, seconds": spread(times["step"]),
         "step / two plain forwards of the same micro-batches": ratio("step", "same parts"),
+        "the same with Rademacher directions": ratio("signs", "same parts"),
         "step / two plain forwards, every length apart (no padding)": ratio("step", "unpadded"),
         "step / two plain forwards, padded, all logits": ratio("step", "padded"),
         "Algorithm 1 / step": ratio("algorithm 1", "step"),
@@ -146,17 +151,20 @@ def peak_mb(work: Callable[[], Any]) -> float:
 
 
 def memory_rows(model: Any, examples: list[Example]) -> dict[str, str]:
-    """Peak resident memory of inference and of training, both after a warm-up."""
+    """Peak resident memory of inference and of training; kernels are loaded before, by a model of another size."""
+    small = torch.nn.Linear(1200, 1200, dtype=model.dtype)
+    warm = MeZO(small.named_parameters(), lr=1e-7, probing="streamed")
+    for _ in range(2):
+        warm.step(lambda: small(torch.ones(1, 1200, dtype=model.dtype)).float().sum())
     optimizer = MeZO(model.named_parameters(), lr=1e-7, probing="streamed")
     batch = micro_batches(examples)
     parts = batch["parts"]
     plain_forward(model, parts)
     inference = peak_mb(lambda: [plain_forward(model, parts) for _ in range(3)])
     training = peak_mb(lambda: [optimizer.step(lambda: cross_entropy(model, batch)) for _ in range(3)])
-    largest = max(p.numel() * p.element_size() for p in model.parameters()) / MB
     return {
         "peak memory of training above inference, MB": f"{training - inference:.0f}",
-        "allowed: largest tensor + 64 MB": f"{largest + 64:.0f}",
+        "allowed, MB": "64",
     }
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
 from torch.overrides import _get_current_function_mode_stack
 
 from zerograd.copies import Copies
@@ -16,7 +15,7 @@ from zerograd.reads import Reads
 from zerograd.stage import Stage, exactly, move_small
 
 
-def offload(model: torch.nn.Module, device: torch.device | str) -> None:
+def offload(model: Any, device: torch.device | str) -> None:
     """Keep a model's large weights in main memory and run its forward passes on a device, in place.
 
     Outside probes too: `model(...)` brings the weights as it reads them. Train it with `MeZO(..., offload=device)`.
@@ -31,8 +30,8 @@ def offload(model: torch.nn.Module, device: torch.device | str) -> None:
     copies = Copies(Noise(0), everything.entries, stage, shared=False)
     copies.along((0, 0), np.zeros(len(everything.entries)))
     held = {key: entry for key, entry in everything.by_id.items() if stage.holds(entry)}
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
-    for part in {id(model): model, id(inner): inner}.values():  # generation calls the inner one
+    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    for part in {id(m): m for m in (model, inner)}.values():  # generation calls the inner one
         part.forward = _streamed(part.forward, held, copies, stage)
         part.__dict__[DEVICE] = device
 

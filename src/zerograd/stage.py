@@ -7,7 +7,6 @@ home is pinned and copies run on a stream of their own; with a CPU as the device
 from collections.abc import Callable, Sequence
 
 import torch
-from peft import PeftModel
 
 from zerograd.memory import free_host_bytes, shown_bytes
 from zerograd.parameters import Entry
@@ -35,7 +34,7 @@ def move_small(model: torch.nn.Module, device: torch.device) -> None:
     Raises:
         MemoryError: Too little main memory to pin them.
     """
-    adapter = isinstance(model, PeftModel)  # what is tuned of it is used where it is computed
+    adapter = hasattr(model, "peft_config")  # what is tuned of it is used where it is computed
     large = {id(p): p for p in model.parameters() if p.nbytes >= LARGE and not (adapter and p.requires_grad)}
     if device.type == "cuda":
         # PyTorch pins whole powers of two; what is pinned is freed where it was, one after the other

@@ -17,11 +17,13 @@ GAUSSIAN, RADEMACHER, GIVEN = 0, 1, 2
 
 @njit(nogil=True, cache=True)
 def new_words():
+    """Room for the four words of 512 calls."""
     return np.empty((4, LANES), U32)
 
 
 @njit(nogil=True, cache=True)
-def philox(words, calls, first, tensor, step, probe, key0, key1):  # words: (4, >= calls) uint32
+def philox(words, calls, first, tensor, step, probe, key0, key1):
+    """words[:, j] = the four words of block `first` + j; words: (4, >= calls) uint32."""
     for j in range(calls):
         c0, c1, c2, c3 = U32(first + U32(j)), tensor, step, probe
         k0, k1 = key0, key1
@@ -119,7 +121,8 @@ def total_tile(total, work, words, tile, z, moments):
 
 
 @njit(nogil=True, cache=True)
-def bits16(bits, words):  # bits: (4096,) uint32, 16 random bits for each element of a tile
+def bits16(bits, words):
+    """16 random bits for each element of a tile: (4096,) uint32."""
     for w in range(4):
         low, high = w * 2 * LANES, (w * 2 + 1) * LANES
         for j in range(LANES):
