@@ -72,5 +72,5 @@ def test_an_extra_byte_is_replayed_and_resumed(dtype: torch.dtype, tmp_path: Pat
     train(resumed, 6, 1e-4, extra_byte=True, log=tmp_path / "run.zlog", resume=True)
     replay(tmp_path / "whole.zlog", rebuilt)
     assert torch.equal(whole.weight, resumed.weight) and torch.equal(whole.weight, rebuilt.weight)
-    with pytest.raises(LogError, match="extra_byte True, this run asks for None"):
+    with pytest.raises(LogError, match="extra_byte True, this run asks for False"):
         train(make(dtype), 6, 1e-4, log=tmp_path / "run.zlog", resume=True)

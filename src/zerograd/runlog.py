@@ -88,7 +88,7 @@ def check_base(log: StepLog, header: Mapping[str, Any]) -> None:
             f"({_described(header)}). Load the same base model, dtype and quantisation."
         )
     for key in SETTINGS:
-        before, now = log.header.get(key), header.get(key)
+        before, now = log.header.get(key, False), header.get(key, False)
         if before != now:
             raise LogError(
                 f"{log.path} was written with {key} {before}, this run asks for {now}: a resumed run must have the "
