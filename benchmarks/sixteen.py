@@ -195,6 +195,7 @@ def main() -> None:
     parser.add_argument("--best", type=float, nargs=2, default=[1e-5, 800], help="best learning rate, and steps")
     parser.add_argument("--small", type=float, nargs=2, default=[2e-7, 2000], help="where rounding bites, and steps")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="formats to train in")
+    parser.add_argument("--table", action="store_true", help="run nothing; write the table of the finished runs")
     args = parser.parse_args()
     regimes = [Regime("best", args.best[0], int(args.best[1])), Regime("small", args.small[0], int(args.small[1]))]
     slow = [name for name in args.formats if name.startswith("float16")]  # CPUs multiply these slowly: last
@@ -207,7 +208,7 @@ def main() -> None:
         for name in names
         if (replayed and not late) or (not replayed and name in args.formats and (name in slow) is late)
     ]
-    for job in jobs:
+    for job in [] if args.table else jobs:
         if not job.path(args.out).exists():
             run(job, args)
             print(job.path(args.out).stem, json.loads(job.path(args.out).read_text()), flush=True)
