@@ -9,6 +9,7 @@ from zerograd.adapters import Tuning, apply_tuning
 from zerograd.offload import offload
 from zerograd.places import compute_device
 from zerograd.reads import Reads
+from zerograd.scaling import Variance
 from zerograd.stage import LARGE, move_small
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -81,3 +82,5 @@ def test_an_offloaded_model_computes_as_it_did(tune, tmp_path) -> None:  # type:
 def test_offloading_streams(tmp_path) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match="streamed to the device; probing='snapshot' cannot be"):
         MeZO(make(torch.float32).named_parameters(), lr=1e-3, offload="cpu", probing="snapshot")
+    with pytest.raises(ValueError, match="scale by gradient_norm instead"):
+        MeZO(make(torch.float32).named_parameters(), lr=1e-3, offload="cpu", scaling=Variance(by="backprop"))

@@ -113,6 +113,8 @@ class MeZO(torch.optim.Optimizer):
         self.estimator = estimator
         update = SGD() if update is None else update
         _check_parts(estimator, update, scaling)
+        if offload is not None and scaling is not None and scaling.by == "backprop":
+            raise ValueError("scaling by backprop needs the weights where they compute: scale by gradient_norm instead")
         params = list(params)
         groups = make_groups(params, weight_decay)
         if len(groups) > MAX_GROUPS:
