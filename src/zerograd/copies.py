@@ -57,7 +57,7 @@ class Copies:
         self._noise, self.stage, self.shared = noise, stage, shared
         self._vectors: dict[tuple[torch.device, torch.dtype], list[Entry]] = {}
         for entry in entries:
-            if entry.tensor.dim() == 1 and 0 < entry.tensor.numel() <= VECTOR:
+            if self.is_vector(entry.tensor):
                 self._vectors.setdefault((entry.tensor.device, entry.tensor.dtype), []).append(entry)
         self._small: dict[tuple[Entry, float], torch.Tensor] = {}
         self._at, self._factors = (0, 0), np.empty(0)

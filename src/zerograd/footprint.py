@@ -21,7 +21,6 @@ from zerograd.scoring import candidate_scores, token_scores
 from zerograd.task_side import is_masked_lm
 from zerograd.tracker import Tracker
 
-MB = 2**20
 DEMONSTRATIONS = 32  # of in-context learning, as in the paper
 METHODS = ("mezo", "icl", "ft", "ft-lora", "ft-prefix")
 PARTS = ("weights", "gradients", "optimizer", "scratch", "activations", "logits", "cache")

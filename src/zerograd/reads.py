@@ -169,7 +169,7 @@ class Reads(TorchFunctionMode):
         for t in tensors_in(values):
             if id(t) not in self._entries:
                 held += t.nbytes
-            elif t.dim() > 1 or t.nbytes > HELD:  # vectors are there already
+            elif not self._copies.is_vector(t):  # those are there already
                 weight += t.nbytes
                 key.append((id(t), parts.get(id(t))))
         return [self._c] if not key or held > max(HELD, weight) else group.meet(tuple(key), self._c)
