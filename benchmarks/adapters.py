@@ -14,8 +14,8 @@ from memory import make_model
 from step import make_batches, micro_batches, plain_forward, prompt_lengths, spread, timed
 
 from zerograd import MeZO
-from zerograd.adapters import Tuning, apply_tuning
-from zerograd.objectives import cross_entropy
+from zerograd.evaluation.losses import cross_entropy
+from zerograd.training.adapters import Tuning, apply_tuning
 
 
 def ratios(tune: str, batches: list) -> list[float]:

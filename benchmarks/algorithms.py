@@ -153,14 +153,14 @@ def prepare(method: Method, job: Job, args: argparse.Namespace) -> tuple[Any, An
     import torch
 
     from zerograd import MeZO
-    from zerograd.adapters import untie
-    from zerograd.arguments import DataArguments
+    from zerograd.cli.arguments import DataArguments
+    from zerograd.cli.run import set_up
+    from zerograd.core.scales import SCALINGS
+    from zerograd.core.specs import parse
     from zerograd.estimators import ESTIMATORS
-    from zerograd.linear_probe import linear_probe
-    from zerograd.scaling import SCALINGS
     from zerograd.schedules import Linear
-    from zerograd.setup import set_up
-    from zerograd.specs import parse
+    from zerograd.training.adapters import untie
+    from zerograd.training.linear_probe import linear_probe
     from zerograd.updates import UPDATES
 
     folder = None if args.model is None else str(args.data / job.task)

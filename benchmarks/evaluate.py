@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, OPTConfig, OPTForCausalLM
 
-from zerograd.data import Wanted, load_splits
-from zerograd.prompts import Example
-from zerograd.task_side import TaskSide
+from zerograd.evaluation.bound_task import TaskSide
 from zerograd.tasks import get_task
+from zerograd.tasks.data import Wanted, load_splits
+from zerograd.tasks.prompts import Example
 
 ASKED = {"sst2": 4, "copa": 4, "record": 8, "squad": 4}
 

@@ -22,11 +22,11 @@ import torch
 
 from algorithm1 import perturb_
 from zerograd import MeZO
-from zerograd.footprint import Case, footprint, loss_of, make_batch, make_model
-from zerograd.memory import free_memory_bytes, shown_bytes
+from zerograd.cli.plan.footprint import Case, footprint, loss_of, make_batch, make_model
+from zerograd.cli.plan.shapes import SHAPES, shape_of
+from zerograd.core.memory import free_memory_bytes, shown_bytes
+from zerograd.core.perturb.offload import offload
 from zerograd.noise import Noise, Terms
-from zerograd.offload import offload
-from zerograd.shapes import SHAPES, shape_of
 
 DEFAULT = ["opt-1.3b", "opt-13b", "opt-30b", "opt-66b", "llama-3.1-8b", "qwen3-8b"]
 COLUMNS = ["weights", "two forwards, s", "step / two forwards", "noise passes / step", "memory over inference",

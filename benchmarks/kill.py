@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from zerograd import commands  # noqa: F401  (imported before the forks, so that a run starts at once)
-from zerograd.cli import main as zerograd
-from zerograd.steplog import StepLog
+from zerograd.cli import commands  # noqa: F401  (imported before the forks, so that a run starts at once)
+from zerograd.cli.main import main as zerograd
+from zerograd.core.steplog import StepLog
 
 FLAGS = "--num_train 128 --num_dev 100 --num_test 100 --eval_steps 20 --save_steps 20 --learning_rate 5e-5".split()
 

@@ -20,12 +20,12 @@ from transformers import OPTConfig, OPTForCausalLM
 from transformers.utils import logging
 
 from zerograd import MeZO
-from zerograd.adapters import Tuning, apply_tuning
-from zerograd.batches import collate
-from zerograd.memory import peak_memory_bytes
-from zerograd.objectives import cross_entropy
-from zerograd.prompts import Example
+from zerograd.core.memory import peak_memory_bytes
+from zerograd.evaluation.losses import cross_entropy
+from zerograd.evaluation.packing import collate
 from zerograd.tasks import Query
+from zerograd.tasks.prompts import Example
+from zerograd.training.adapters import Tuning, apply_tuning
 
 SHAPES = {  # hidden size, layers, heads, width of the embedding
     "125m": (768, 12, 12, 768), "350m": (1024, 24, 16, 512), "1.3b": (2048, 24, 32, 2048), "2.7b": (2560, 32, 32, 2560),

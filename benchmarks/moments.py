@@ -12,12 +12,11 @@ from collections.abc import Callable
 
 import torch
 
-from zerograd.directions import Directions
+from zerograd.core.apply import Updater
+from zerograd.core.directions import Directions
+from zerograd.core.parameters import Parameters
 from zerograd.noise import Noise
-from zerograd.parameters import Parameters
-from zerograd.steplog import Step
-from zerograd.updater import Updater
-from zerograd.updates import SGD, Adam, Momentum, Update, window_of
+from zerograd.updates import SGD, Adam, Momentum, Step, Update, window_of
 
 TOLERANCE = 1e-2
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig
 
-from zerograd.footprint import METHODS, Case, footprint
-from zerograd.measure import measured_peak
-from zerograd.memory import free_memory_bytes, shown_bytes
-from zerograd.shapes import shape_of
+from zerograd.cli.plan.footprint import METHODS, Case, footprint
+from zerograd.cli.plan.measure import measured_peak
+from zerograd.cli.plan.shapes import shape_of
+from zerograd.core.memory import free_memory_bytes, shown_bytes
 
 CASES = [
     ("opt-125m", 16, 40, torch.float32, {}),

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from zerograd import MeZO, replay
-from zerograd.footprint import Case, loss_of, make_batch, make_model
-from zerograd.shapes import shape_of
+from zerograd.cli.plan.footprint import Case, loss_of, make_batch, make_model
+from zerograd.cli.plan.shapes import shape_of
 
 STEPS = 5
 

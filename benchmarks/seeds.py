@@ -13,7 +13,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from zerograd.cli import main as zerograd
+from zerograd.cli.main import main as zerograd
 
 
 def main() -> None:

@@ -19,13 +19,13 @@ from typing import Any
 import torch
 
 from zerograd import MeZO
-from zerograd.arguments import DataArguments
-from zerograd.directions import Directions
+from zerograd.cli.arguments import DataArguments
+from zerograd.cli.run import Setup, set_up
+from zerograd.core.apply import Updater
+from zerograd.core.directions import Directions
+from zerograd.core.parameters import Entry, Parameters
+from zerograd.core.steplog import StepLog
 from zerograd.noise import Noise, Terms
-from zerograd.parameters import Entry, Parameters
-from zerograd.setup import Setup, set_up
-from zerograd.steplog import StepLog
-from zerograd.updater import Updater
 from zerograd.updates import SGD
 
 BATCH, EPS = 16, 1e-3

@@ -21,12 +21,12 @@ from transformers import OPTConfig, OPTForCausalLM
 
 from algorithm1 import padded_loss, perturb_, step_
 from zerograd import MeZO
-from zerograd.batches import collate, lay_out, make_part
+from zerograd.evaluation.logprobs import candidate_scores
+from zerograd.evaluation.losses import cross_entropy
+from zerograd.evaluation.packing import collate, lay_out, make_part
 from zerograd.noise import Noise, Terms
-from zerograd.objectives import cross_entropy
-from zerograd.prompts import Example
-from zerograd.scoring import candidate_scores
 from zerograd.tasks import Query
+from zerograd.tasks.prompts import Example
 
 LABELS = [6587, 372]
 

@@ -10,9 +10,7 @@ from typing import Any
 
 import torch
 
-from zerograd.noise import Noise
-from zerograd.parameters import Parameters
-from zerograd.theory import (
+from lemmas import (
     curvature,
     descent,
     estimates,
@@ -22,6 +20,8 @@ from zerograd.theory import (
     theorem_1,
     top_eigenvalue,
 )
+from zerograd.core.parameters import Parameters
+from zerograd.noise import Noise
 
 TEXTS = (
     "Once upon a time there was a little dog",

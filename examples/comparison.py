@@ -2,8 +2,8 @@
 
 import sys
 
-from zerograd.adapters import Tuning
-from zerograd.compare import CompareArguments, compare
+from zerograd.cli.compare.runner import CompareArguments, compare
+from zerograd.training.adapters import Tuning
 
 if __name__ == "__main__":
     folder = sys.argv[1] if len(sys.argv) > 1 else "runs/example-comparison"

@@ -6,9 +6,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from zerograd import MeZOConfig, MeZOTrainer
-from zerograd.data import Wanted, load_splits
-from zerograd.models import demo_folder
 from zerograd.tasks import get_task
+from zerograd.tasks.data import Wanted, load_splits
+from zerograd.training.models import demo_folder
 
 folder = sys.argv[1] if len(sys.argv) > 1 else "runs/example-lora"
 name = demo_folder("model")

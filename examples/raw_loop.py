@@ -5,7 +5,7 @@ import json
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import zerograd
-from zerograd.models import demo_folder
+from zerograd.training.models import demo_folder
 
 name = demo_folder("model")  # a toy; any model of the hub works the same
 model = AutoModelForCausalLM.from_pretrained(name).eval()

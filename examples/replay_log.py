@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import zerograd
-from zerograd.models import demo_folder
+from zerograd.training.models import demo_folder
 
 log = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/example-replay") / "run.zlog"
 log.parent.mkdir(parents=True, exist_ok=True)

@@ -5,9 +5,9 @@ import sys
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from zerograd import MeZOConfig, MeZOTrainer
-from zerograd.data import Wanted, load_splits
-from zerograd.models import demo_folder
 from zerograd.tasks import get_task
+from zerograd.tasks.data import Wanted, load_splits
+from zerograd.training.models import demo_folder
 
 folder = sys.argv[1] if len(sys.argv) > 1 else "runs/example-trainer"
 name = demo_folder("model")

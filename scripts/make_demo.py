@@ -274,7 +274,7 @@ def save_model(directory: Path, model: OPTForCausalLM, tokenizer: PreTrainedToke
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make the built-in demo's toy model and toy data set.")
-    parser.add_argument("--output_dir", type=Path, default=Path("src/zerograd/demo"))
+    parser.add_argument("--output_dir", type=Path, default=Path("src/zerograd/training/demo"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=4000, help="pretraining steps")
     args = parser.parse_args()

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from zerograd import MeZO
+from zerograd.core.scales import Expectation, Variance
 from zerograd.estimators import SPSA, OneSided, RandomDescent, Rank
-from zerograd.scaling import Expectation, Variance
 from zerograd.schedules import Linear, Stages
 from zerograd.updates import Adam, Momentum, Normalised, ScalarMoment, Sign
 

@@ -11,10 +11,10 @@ import torch
 
 from architectures import loss_closure, make_tiny, same, state
 from zerograd import LogError, MeZO, StepLog, replay
+from zerograd.core.scales import SCALINGS, Variance
+from zerograd.core.specs import build, describe, parse
 from zerograd.estimators import ESTIMATORS, SPSA, OneSided, RandomDescent, Rank
-from zerograd.scaling import SCALINGS, Variance
 from zerograd.schedules import Linear, Stages, parse_schedule
-from zerograd.specs import build, describe, parse
 from zerograd.updates import SGD, UPDATES, Adam, Weights
 
 

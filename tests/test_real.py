@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from architectures import same, state
 from zerograd import MeZO, replay
-from zerograd.data import Wanted, load_splits
-from zerograd.models import load_model
-from zerograd.task_side import TaskSide
+from zerograd.evaluation.bound_task import TaskSide
 from zerograd.tasks import get_task
+from zerograd.tasks.data import Wanted, load_splits
+from zerograd.training.models import load_model
 
 pytestmark = pytest.mark.real
 
@@ -52,7 +52,7 @@ def test_masked_model_zero_shot_and_after_training(minilm: Path, shared: Path) -
     model, tokenizer = load_model(str(minilm), "auto")
     side = TaskSide.make("sst2", model, tokenizer)
     task, data = get_task("sst2"), shared / "data" / "sst2"
-    from zerograd.data import load_split
+    from zerograd.tasks.data import load_split
 
     first = side.evaluate(
         model, side.encode(load_split(task, data, "validation")[0].select(range(500))), progress=False

@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from zerograd.noise import Noise
-from zerograd.parameters import Parameters
-from zerograd.theory import (
+from lemmas import (
     Quadratic,
     curvature,
     descent,
@@ -19,6 +17,8 @@ from zerograd.theory import (
     theorem_1,
     top_eigenvalue,
 )
+from zerograd.core.parameters import Parameters
+from zerograd.noise import Noise
 
 TEXTS = (
     "Once upon a time there was a little dog",

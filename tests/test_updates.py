@@ -10,8 +10,7 @@ import torch
 
 from architectures import loss_closure, make_tiny, same, state
 from zerograd import MeZO, StepLog, replay
-from zerograd.steplog import Step
-from zerograd.updates import SGD, UPDATES, Adam, Momentum, Normalised, ScalarMoment, Sign, Weights, window_of
+from zerograd.updates import SGD, UPDATES, Adam, Momentum, Normalised, ScalarMoment, Sign, Step, Weights, window_of
 
 TOLERANCE = 1e-3
 

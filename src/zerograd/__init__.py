@@ -5,18 +5,18 @@
 
 from typing import TYPE_CHECKING, Any
 
-from zerograd.optimizer import MeZO as MeZO
-from zerograd.optimizer import NonFiniteLossError as NonFiniteLossError
-from zerograd.runlog import replay as replay
-from zerograd.steplog import LogError as LogError
-from zerograd.steplog import StepLog as StepLog
+from zerograd.core.optimizer import MeZO as MeZO
+from zerograd.core.optimizer import NonFiniteLossError as NonFiniteLossError
+from zerograd.core.replay import replay as replay
+from zerograd.core.steplog import LogError as LogError
+from zerograd.core.steplog import StepLog as StepLog
 
 if TYPE_CHECKING:
-    from zerograd.config import MeZOArguments as MeZOArguments
-    from zerograd.config import MeZOConfig as MeZOConfig
     from zerograd.tasks import Task as Task
-    from zerograd.trainer import MeZOMixin as MeZOMixin
-    from zerograd.trainer import MeZOTrainer as MeZOTrainer
+    from zerograd.training.config import MeZOArguments as MeZOArguments
+    from zerograd.training.config import MeZOConfig as MeZOConfig
+    from zerograd.training.trainer import MeZOMixin as MeZOMixin
+    from zerograd.training.trainer import MeZOTrainer as MeZOTrainer
 
 __version__ = "0.1.0"
 __all__ = [
@@ -32,10 +32,10 @@ __all__ = [
     "replay",
 ]
 LAZY = {
-    "MeZOArguments": "config",
-    "MeZOConfig": "config",
-    "MeZOMixin": "trainer",
-    "MeZOTrainer": "trainer",
+    "MeZOArguments": "training.config",
+    "MeZOConfig": "training.config",
+    "MeZOMixin": "training.trainer",
+    "MeZOTrainer": "training.trainer",
     "Task": "tasks",
 }
 

@@ -8,9 +8,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
-from zerograd.steplog import Step
-
 MIN_DELTA = 1e-30  # a float32 that is not subnormal
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step: everything its update needs.
+
+    Args:
+        number: Counts from 0.
+        g: Projected gradient of each probe; float32 values.
+        loss: Mean of the two losses of each probe; float32 values.
+        lr: Learning rate of each parameter group; float32 values.
+        skipped: The loss was not finite and the weights were left alone.
+        d: Scale of each block, measured before this step; () where it was not.
+    """
+
+    number: int
+    g: tuple[float, ...]
+    loss: tuple[float, ...]
+    lr: tuple[float, ...]
+    skipped: bool = False
+    d: tuple[float, ...] = ()
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean loss over the probes."""
+        return sum(self.loss) / len(self.loss)
 
 
 @dataclass(frozen=True)

@@ -1,90 +1,43 @@
-"""The package is layered: a file imports only from layers above it in this list, or from its own."""
+"""Packages import downwards only, no package has a circle inside, and special dependencies have one door each."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "zerograd"
-LAYERS = [
-    {"noise", "interrupts", "files", "lanes", "memory", "places"},
-    {
-        "parameters",
-        "frozen",
-        "copies",
-        "stage",
-        "precision",
-        "shortage",
-        "offload",
-        "reads",
-        "perturb",
-        "blocks",
-        "scaling",
-        "directions",
-        "schedules",
-        "estimators",
-        "prober",
-        "steplog",
-        "updates",
-        "updater",
-        "specs",
-    },
-    {"runlog", "base", "groups", "optimizer", "theory"},
-    {
-        "tasks",
-        "data",
-        "chat",
-        "prompts",
-        "batches",
-        "head",
-        "prefix",
-        "adapters",
-        "scoring",
-        "generate",
-        "metrics",
-        "rewards",
-        "objectives",
-        "evaluate",
-        "task_side",
-        "linear_probe",
-        "demo",
-    },
-    {
-        "config",
-        "models",
-        "presets",
-        "report",
-        "findings",
-        "task_trainer",
-        "trainer",
-        "arguments",
-        "setup",
-        "run_folder",
-        "show",
-        "commands",
-        "methods",
-        "points",
-        "shapes",
-        "room",
-        "tracker",
-        "footprint",
-        "measure",
-        "plan",
-        "table",
-        "compare",
-        "cli",
-    },
-]
-TOOLS = {"interrupts", "files", "lanes", "memory", "places"}  # know nothing of what they are used for
-LANGUAGE_SIDE, CORE = LAYERS[3], (LAYERS[0] | LAYERS[1] | LAYERS[2]) - TOOLS
+MAY_IMPORT: dict[str, set[str]] = {
+    "noise": set(),
+    "schedules": set(),
+    "updates": set(),
+    "tasks": set(),
+    "estimators": {"schedules"},
+    "core": {"noise", "schedules", "estimators", "updates"},
+    "evaluation": {"tasks"},
+    "training": {"tasks", "evaluation", "core", "estimators", "updates", "schedules"},
+    "cli": {"training", "tasks", "evaluation", "core"},
+}
+EXCEPTIONS = {
+    ("evaluation", "zerograd.core.places"),  # where a model's inputs must be
+    ("evaluation", "zerograd.core.perturb.lockstep"),
+}
+    ("evaluation", "zerograd.core.places"),
+    ("evaluation", "zerograd.core.perturb.lockstep"),
+}  # where a model's inputs must be
+DOORS = {  # what may import a dependency that the rest must run without
+    "triton": {"noise.gpu", "noise.gpu_kernels"},
+    "numba": {"noise.cpu", "noise.cpu_half", "noise.cpu_tiles", "noise.jobs"},
+    "greenlet": {"core.perturb.lockstep"},
+}
 
 
-def modules() -> list[tuple[str, Path]]:
-    files = [p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py"]
-    return [(p.relative_to(PACKAGE).parts[0].removesuffix(".py"), p) for p in files]
+def modules() -> dict[str, Path]:
+    """Dotted names inside the package, and their files; a package is the name of its `__init__`."""
+    files = {p.relative_to(PACKAGE).with_suffix("").parts: p for p in PACKAGE.rglob("*.py")}
+    return {".".join(parts).removesuffix(".__init__"): path for parts, path in files.items() if parts != ("__init__",)}
 
 
 def imports(path: Path) -> set[str]:
-    """First parts of `zerograd.x` that a file imports while it runs (not for type checking only)."""
-    found = set()
+    """What a file imports while it runs (not for type checking only), as dotted names."""
     tree = ast.parse(path.read_text())
     typing_only = {
         id(child)
@@ -92,22 +45,46 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
         for child in ast.walk(node)
     }
+    found = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and id(node) not in typing_only:
-            parts = node.module.split(".")
-            if parts[0] == "zerograd" and len(parts) > 1:
-                found.add(parts[1])
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names} & {f"zerograd.{m}" for m in modules()}
+            found |= inner or {node.module}
     return found
 
 
-def test_every_module_has_a_layer() -> None:
-    assert {name for name, _ in modules()} == set().union(*LAYERS)
+def test_the_top_has_at_most_ten_entries() -> None:
+    entries = {p.name for p in PACKAGE.iterdir()} - {"__pycache__", "py.typed"}
+    assert entries == {"__init__.py", *(n if (PACKAGE / n).is_dir() else f"{n}.py" for n in MAY_IMPORT)}
+    assert len(entries) <= 10
 
 
-def test_imports_point_downwards() -> None:
-    level = {name: i for i, layer in enumerate(LAYERS) for name in layer}
-    for name, path in modules():
+def test_packages_import_downwards() -> None:
+    for name, path in modules().items():
+        package = name.split(".")[0]
         for other in imports(path):
-            assert level[other] <= level[name], f"{path} imports zerograd.{other} from a higher layer"
-            assert not (name in LANGUAGE_SIDE and other in CORE), f"{path}: the language side imports the core"
-            assert not (name in CORE and other in LANGUAGE_SIDE)
+            if other.startswith("zerograd.") and not any(
+                package == p and (other == e or other.startswith(e + ".")) for p, e in EXCEPTIONS
+            ):
+                parts = other.split(".")
+                assert parts[1] in MAY_IMPORT[package] | {package}, f"{path} imports {other}"
+
+
+def test_no_package_has_a_circle_inside() -> None:
+    known = modules()
+    graph = {
+        name: {other for o in imports(path) if (other := o.removeprefix("zerograd.")) in known and other != name}
+        for name, path in known.items()
+    }
+    assert len(list(TopologicalSorter(graph).static_order())) == len(known)  # raises CycleError, which shows the circle
+
+
+def test_special_dependencies_have_one_door() -> None:
+    for name, path in modules().items():
+        for other in imports(path):
+            top = other.split(".")[0]
+            assert name in DOORS.get(top, {name}), f"{path} imports {top}"

@@ -1,15 +1,12 @@
 """Logs of every kind, written by earlier versions, rebuild the same bits for ever; see scripts/make_old_logs.py."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
+from make_old_logs import KINDS, base, digest
 from zerograd import replay
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-from make_old_logs import KINDS, base, digest  # noqa: E402
 
 LOGS = Path(__file__).parent / "logs"
 WEIGHTS = json.loads((LOGS / "weights.json").read_text())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from zerograd.noise import DISTRIBUTIONS, Moments, Noise, Terms, cpu, reference, torch_ops
+from zerograd.noise import DISTRIBUTIONS, Moments, Noise, Terms, cpu, portable, reference
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SEED = 2**40 + 17
@@ -48,7 +48,7 @@ def assert_same_bits(a: torch.Tensor, b: torch.Tensor) -> None:
     assert torch.equal(a.view(as_int)[~a.isnan()], b.view(as_int)[~b.isnan()])
 
 
-@pytest.mark.parametrize("backend", [cpu, torch_ops], ids=["cpu", "torch_ops"])
+@pytest.mark.parametrize("backend", [cpu, portable], ids=["cpu", "portable"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("distribution", ["gaussian", "rademacher"])
 @pytest.mark.parametrize("stochastic", [False, True], ids=["nearest", "stochastic"])
@@ -64,7 +64,7 @@ def test_combine(backend, dtype, distribution, stochastic, numel, base, terms) -
     assert_same_bits(out, expected(x, terms, distribution, base, stochastic))
 
 
-@pytest.mark.parametrize("backend", [cpu, torch_ops], ids=["cpu", "torch_ops"])
+@pytest.mark.parametrize("backend", [cpu, portable], ids=["cpu", "portable"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_rows_are_the_rows_of_the_whole(backend, dtype) -> None:  # type: ignore[no-untyped-def]
     x = weights(50 * 300, dtype).view(50, 300)
@@ -76,7 +76,7 @@ def test_rows_are_the_rows_of_the_whole(backend, dtype) -> None:  # type: ignore
     assert_same_bits(some, whole[rows])
 
 
-@pytest.mark.parametrize("backend", [cpu, torch_ops], ids=["cpu", "torch_ops"])
+@pytest.mark.parametrize("backend", [cpu, portable], ids=["cpu", "portable"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("distribution", ["gaussian", "rademacher"])
 @pytest.mark.parametrize("index", [None, [49, 0, 17]], ids=["whole", "rows"])
@@ -93,7 +93,7 @@ def test_a_pair_is_two_passes(backend, dtype, distribution, index) -> None:  # t
         assert_same_bits(one, two)
 
 
-@pytest.mark.parametrize("backend", [cpu, torch_ops], ids=["cpu", "torch_ops"])
+@pytest.mark.parametrize("backend", [cpu, portable], ids=["cpu", "portable"])
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 @pytest.mark.parametrize(("numel", "base"), [(5, 4093), (12_345, 777)])
 def test_an_extra_byte(backend, dtype, numel, base) -> None:  # type: ignore[no-untyped-def]
@@ -147,7 +147,7 @@ def test_no_fused_multiply_add() -> None:
     assert not torch.equal(fused, rounded)
 
 
-@pytest.mark.parametrize("backend", [cpu, torch_ops], ids=["cpu", "torch_ops"])
+@pytest.mark.parametrize("backend", [cpu, portable], ids=["cpu", "portable"])
 def test_squared_norm(backend) -> None:  # type: ignore[no-untyped-def]
     where = {"tensor": 4, "step": 9, "probe": 1, "seed": SEED}
     norm = backend.squared_norm(50_001, device=torch.device("cpu"), **where)
@@ -201,7 +201,7 @@ def test_low_rank(dtype: torch.dtype, terms: Terms, shape: tuple[int, ...]) -> N
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("backend", [cpu, torch_ops], ids=["cpu", "torch_ops"])
+@pytest.mark.parametrize("backend", [cpu, portable], ids=["cpu", "portable"])
 def test_a_given_total(backend, dtype) -> None:  # type: ignore[no-untyped-def]
     x, total = weights(12_345, dtype), 1e-3 * torch.randn(12_345, generator=torch.Generator().manual_seed(0))
     out = torch.empty_like(x)

@@ -116,7 +116,7 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from zerograd.noise.kernels import add_noise
+from zerograd.noise.gpu_kernels import add_noise
 
 POINTERS = {"index": "*i64", "tiles": "*i64", "steps": "*i32", "probes": "*i32", "ends": "*i32", "low": "*i8"}
 FLOATS = ("factor", "rate", "delta", "keep", "scale0", "scale1")

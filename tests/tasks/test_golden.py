@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from zerograd.metrics import exact_match, f1
+from zerograd.evaluation.metrics import exact_match, f1
 from zerograd.tasks import TASKS, Task, get_task
 
 CAUSAL = "sst2 rte cb boolq wsc wic multirc copa record squad drop".split()

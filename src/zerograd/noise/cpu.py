@@ -7,7 +7,7 @@ import torch
 from numba import carray, cfunc, njit  # type: ignore[attr-defined]
 from numpy.typing import NDArray
 
-from zerograd.noise.half import (
+from zerograd.noise.cpu_half import (
     from_bfloat16,
     from_float16,
     from_wide_bfloat16,
@@ -17,12 +17,12 @@ from zerograd.noise.half import (
     to_wide_bfloat16,
     to_wide_float16,
 )
+from zerograd.noise.cpu_tiles import F32, GAUSSIAN, GIVEN, LANES, RADEMACHER, U32, bits16, new_words, philox, total_tile
 from zerograd.noise.jobs import Job, array_at, next_piece
 from zerograd.noise.reference import MASK, ROUNDING_PROBE, SQUARE_UNIT, TILE
 from zerograd.noise.table import gaussian_table
 from zerograd.noise.terms import Terms
 from zerograd.noise.threads import cuts
-from zerograd.noise.tiles import F32, GAUSSIAN, GIVEN, LANES, RADEMACHER, U32, bits16, new_words, philox, total_tile
 
 LEAST = 64 * TILE  # elements that are worth a call
 FLOAT32, BFLOAT16, FLOAT16 = 0, 1, 2

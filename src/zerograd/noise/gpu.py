@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zerograd.noise.kernels import add_noise, sum_squares
+from zerograd.noise.gpu_kernels import add_noise, sum_squares
+from zerograd.noise.portable import gaussian_values, square_values
 from zerograd.noise.reference import TILE
 from zerograd.noise.terms import Terms
-from zerograd.noise.torch_ops import gaussian_values, square_values
 
 WARPS = 8
 RANGE, ROWS, MANY = 0, 1, 2  # how programs are laid over memory

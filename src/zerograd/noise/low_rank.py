@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import torch
 
+from zerograd.noise.portable import total_of
 from zerograd.noise.terms import Terms
-from zerograd.noise.torch_ops import total_of
 
 CHUNK = 1 << 20  # elements at a time
 Fill = Callable[[int, int, Terms], torch.Tensor]

@@ -1,0 +1,1 @@
+"""`zerograd compare`: methods over seeds, one table."""

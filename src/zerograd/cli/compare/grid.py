@@ -1,0 +1,128 @@
+"""What `zerograd compare` will run: seeds, the settings of each method, and what cannot be."""
+
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from itertools import product
+from typing import Any
+
+from zerograd.cli.compare.methods import METHODS, OPTIMIZERS, Method
+from zerograd.evaluation.bound_task import DEFAULTS
+from zerograd.tasks import Task
+from zerograd.training.adapters import Tuning
+from zerograd.training.config import MeZOArguments
+from zerograd.training.presets import Preset
+
+PAPER_SEEDS = (13, 21, 42, 87, 100)  # of the splits of 16 examples a class
+NAMES = {"learning_rate": "lr", "per_device_train_batch_size": "bs"}
+INTEGERS = (
+    "per_device_train_batch_size",
+    "max_steps",
+    "num_train_epochs",
+    "num_probes",
+    "rank",
+    "blocks",
+    "gradient_accumulation_steps",
+)
+TEXTS = ("estimator", "update", "distribution", "scaling", "probe_schedule")
+ONLY_MEZO = ("eps", "num_probes", "rank", "blocks", *TEXTS)
+DIFFERENTIABLE = ("cross_entropy", "answer", "text")
+NUMBERS = ("learning_rate", "weight_decay", "eps", "eval_steps", *INTEGERS)
+
+
+def points_of(
+    method: Method, preset: Preset | None, grid: bool, few: bool, given: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """The settings to try, by name: one point, or the product of all that have several values.
+
+    Args:
+        method: The method.
+        preset: Its hyperparameters.
+        grid: Take all values of the preset's grid.
+        few: Of the grid for few examples, where there is one.
+        given: As the user typed them.
+    """
+    if preset is None:
+        return {"run": {}}
+    axes = {name: [value] for name, value in preset.arguments().items()}
+    if grid:
+        axes["learning_rate"] = list(preset.learning_rates)
+        axes["per_device_train_batch_size"] = list((few and preset.few_shot_batch_sizes) or preset.batch_sizes)
+    for text in given:
+        pattern, name, values = _parse(text)
+        if fnmatch(method.name, pattern) and _takes(method, name):
+            axes[name] = values
+            if name == "max_steps":
+                axes.pop("num_train_epochs", None)
+            if name == "num_train_epochs":
+                axes.pop("max_steps", None)
+    del axes["save_steps"]
+    varied = [name for name, values in axes.items() if len(values) > 1]
+    points = {}
+    for combination in product(*(axes[name] for name in varied)):
+        chosen = dict(zip(varied, combination, strict=True))
+        name = "_".join(f"{NAMES.get(key, key)}-{value:g}" for key, value in chosen.items()) or "run"
+        points[name] = {key: chosen.get(key, axes[key][0]) for key in axes}
+        points[name]["save_steps"] = points[name]["eval_steps"]
+    return points
+
+
+def read_seeds(text: str) -> list[int]:
+    """ "3" to the first three of the paper's seeds, "13,21" to these. ValueError for anything else."""
+    try:
+        numbers = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise ValueError(f"--seeds {text!r} is neither a number of seeds nor a list such as 13,21") from None
+    if "," in text:
+        if not numbers or len(set(numbers)) < len(numbers):
+            raise ValueError(f"--seeds {text!r} must list different seeds")
+        return numbers
+    if not numbers or numbers[0] < 1:
+        raise ValueError(f"--seeds {text!r}: at least one seed is needed")
+    return [*PAPER_SEEDS, *range(101, 101 + numbers[0])][: numbers[0]]
+
+
+def _parse(text: str) -> tuple[str, str, list[Any]]:
+    """METHOD.SETTING=VALUE[,VALUE...] to its three parts."""
+    left, _, right = text.partition("=")
+    pattern, _, name = left.partition(".")
+    if name not in (*NUMBERS, *TEXTS) or not right:
+        known = ", ".join((*NUMBERS, *TEXTS))
+        raise ValueError(f"--set {text!r}: it should be METHOD.SETTING=VALUE, SETTING one of {known}")
+    if name in TEXTS:  # one value, without a grid: commas separate its own settings
+        settings: Any = MeZOArguments()
+        setattr(settings, name, right)
+        settings.optimizer_settings(max_steps=1)  # raises for what cannot be
+        return pattern, name, [right]
+    try:
+        return pattern, name, [int(v) if name in INTEGERS else float(v) for v in right.split(",")]
+    except ValueError:
+        raise ValueError(f"--set {text!r}: {right!r} is no number, nor a list of numbers") from None
+
+
+def check_methods(methods: Sequence[Method], args: Any, tuning: Tuning, task: Task) -> None:
+    """ValueError for what could not run, before anything does. `args`: as of the command."""
+    if not methods:
+        raise ValueError(f"--methods names none; there are {', '.join(METHODS)}")
+    if tuning.tune is not None or args.adapter is not None:
+        raise ValueError("compare tunes what each method says; leave out --tune and --adapter")
+    full = [m.name for m in methods if m.optimizer and m.tune == "full"]
+    if args.offload:
+        raise ValueError("methods that backpropagate need the weights where they compute: leave out --offload")
+    if args.quantize is not None and full:
+        raise ValueError(f"quantised weights cannot be tuned themselves; leave out {', '.join(full)}, or --quantize")
+    objective = task.objective or DEFAULTS[task.kind]
+    backprop = [m.name for m in methods if m.optimizer in OPTIMIZERS]
+    if backprop and objective not in DIFFERENTIABLE:
+        raise ValueError(
+            f"objective {objective!r} has no gradient for backpropagation; leave out {', '.join(backprop)}"
+        )
+    for text in args.set:
+        pattern, name, _ = _parse(text)
+        pool = methods if pattern in METHODS else METHODS.values()
+        if not any(fnmatch(m.name, pattern) and _takes(m, name) for m in pool):
+            takes = [m.name for m in methods if _takes(m, name)]
+            raise ValueError(f"--set {text!r}: no method here takes {name} and is named {pattern!r}; these do: {takes}")
+
+
+def _takes(method: Method, name: str) -> bool:
+    return method.optimizer == "mezo" or (method.optimizer is not None and name not in ONLY_MEZO)

@@ -1,0 +1,213 @@
+"""`zerograd compare`: a list of methods over seeds, each run in a process of its own, finished runs kept.
+
+DIR/compare.json                      what is compared: one model, task and data, and the planned runs
+DIR/METHOD/seed-SEED/POINT/run.json   a run's settings; `python -m zerograd.cli.compare.runner FOLDER` runs it
+DIR/METHOD/seed-SEED/POINT/results.json, steps.zlog, output.txt
+DIR/table.md, table.csv, table.png    written by `zerograd.cli.compare.table`
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from zerograd.cli.arguments import DataArguments, splits_of, task_of
+from zerograd.cli.compare.grid import NUMBERS, TEXTS, check_methods, points_of, read_seeds
+from zerograd.cli.compare.methods import DEFAULT, METHODS, Method, get_method, run_method
+from zerograd.cli.compare.table import write_table
+from zerograd.cli.report import command_line, shown, write_results
+from zerograd.tasks import TASKS
+from zerograd.training.adapters import Tuning
+from zerograd.training.models import check_model
+
+FEW = 16  # examples of a class up to which the paper's grids are those of k = 16
+HERE = ("methods", "seeds", "grid", "set", "output_dir")
+
+
+@dataclass
+class CompareArguments(DataArguments):
+    """What `zerograd compare` takes."""
+
+    methods: list[str] = field(
+        default_factory=lambda: list(DEFAULT), metadata={"help": f"Some of: {' '.join(METHODS)}."}
+    )
+    seeds: str = field(
+        default="5",
+        metadata={
+            "help": "How many (13, 21, 42, 87, 100, then 101, ...), or a list such as 13,21. {seed} in --data and "
+            "--test_data stands for each."
+        },
+    )
+    grid: bool = field(
+        default=False,
+        metadata={"help": "Try the paper's grid of learning rates and batch sizes; choose by dev metric."},
+    )
+    set: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "METHOD.SETTING=VALUE, such as mezo.learning_rate=1e-5 or 'ft*.max_steps=500'; several values "
+            f"(1e-6,1e-5) make a grid. Settings: {', '.join((*NUMBERS, *TEXTS))}."
+        },
+    )
+    output_dir: str | None = field(default=None, metadata={"help": "Folder; None: runs/compare-TASK."})
+
+
+@dataclass(frozen=True)
+class Run:
+    """One planned run."""
+
+    method: Method
+    seed: int
+    point: str
+    settings: dict[str, Any]
+    folder: Path
+
+    @property
+    def finished(self) -> bool:
+        """Whether its result is there."""
+        return (self.folder / "results.json").is_file()
+
+
+def compare(args: CompareArguments, tuning: Tuning) -> Path:
+    """Run what is missing and write the table; returns its path.
+
+    Args:
+        args: Model, task, rows, methods, seeds and settings. "{seed}" in `data` stands for each run's seed.
+        tuning: The adapters' settings.
+
+    Raises:
+        ValueError: Settings that cannot be, or other ones than the folder's; or runs failed (the others' table is
+            written).
+    """
+    masked = check_model(args.model, args.dtype, args.quantize)
+    seeds = read_seeds(args.seeds)
+    task = task_of(_data_of(args, seeds[0]))
+    rows = [len(splits_of(_data_of(args, seed), task, seed).train) for seed in seeds]  # too few rows, or no file
+    folder = Path(args.output_dir or f"runs/compare-{task.name}")
+    methods = [get_method(name) for name in dict.fromkeys(",".join(args.methods).split(",")) if name]
+    check_methods(methods, args, tuning, task)
+    few = max(rows) <= FEW * max(1, len(task.labels))
+    plan = {m.name: points_of(m, m.preset(masked), args.grid, few, args.set) for m in methods}
+    data = {k: v for k, v in vars(args).items() if k not in HERE}
+    if task.name in TASKS:
+        data["task"] = task.name
+    shared = {"data": data, "tuning": vars(tuning)}
+    _write_plan(folder, shared, plan, seeds)
+    runs = [
+        Run(method, seed, point, settings, folder / method.name / f"seed-{seed}" / point)
+        for seed in seeds
+        for method in methods
+        for point, settings in plan[method.name].items()
+    ]
+    try:
+        failed = _run_all(runs, args, tuning)
+    finally:  # after Ctrl-C too: an older table would look whole
+        table = write_table([folder])
+    print(table.read_text(encoding="utf-8"))
+    print(f"table    {table}, {table.with_suffix('.csv')}\npicture  {table.with_suffix('.png')}")
+    if failed:
+        listed = "\n".join(f"  {run.folder}: {reason}" for run, reason in failed)
+        raise ValueError(f"{len(failed)} of {len(runs)} runs failed; the same command tries them again:\n{listed}")
+    print(f"The table again, also of several folders: {command_line('report', folder)}")
+    return table
+
+
+def _data_of(args: CompareArguments, seed: int) -> DataArguments:
+    """The rows of one seed."""
+    values = {k: v for k, v in vars(args).items() if k not in HERE}
+    data = DataArguments(**values)
+    places = {key: getattr(data, key) for key in ("data", "test_data")}
+    return replace(data, **{key: p and p.replace("{seed}", str(seed)) for key, p in places.items()})
+
+
+def _write_plan(folder: Path, shared: dict[str, Any], plan: dict[str, Any], seeds: list[int]) -> None:
+    """Note what is compared; refuse a folder in which something else is."""
+    shared = json.loads(json.dumps(shared))
+    note = folder / "compare.json"
+    before: dict[str, Any] = {"methods": {}}
+    if note.is_file():
+        before = json.loads(note.read_text(encoding="utf-8"))
+        other = [
+            f"{key} {before[part].get(key)!r} (here {value!r})"
+            for part, values in shared.items()
+            for key, value in values.items()
+            if before[part].get(key) != value
+        ]
+        if other:
+            raise ValueError(f"{folder} holds a comparison with {', '.join(other)}; choose another --output_dir")
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty and holds no comparison; choose another --output_dir")
+    methods = before["methods"]
+    for name, points in plan.items():
+        if name in methods and methods[name]["points"] != points:
+            raise ValueError(
+                f"{folder} holds runs of {name} with {_short(methods[name]['points'])}, this command asks for "
+                f"{_short(points)}; choose another --output_dir"
+            )
+        known = methods.get(name, {}).get("seeds", [])
+        methods[name] = {"seeds": known + [s for s in seeds if s not in known], "points": points}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_results(note, {**shared, "methods": methods})
+
+
+def _short(points: dict[str, Any]) -> str:
+    return "; ".join(", ".join(f"{k} {v:g}" for k, v in point.items()) for point in points.values()) or "no settings"
+
+
+def _run_all(runs: list[Run], args: CompareArguments, tuning: Tuning) -> list[tuple[Run, str]]:
+    """Run what is not finished; returns the runs that failed, with their errors."""
+    missing = [run for run in runs if not run.finished]
+    print(f"{len(runs)} runs, {len(runs) - len(missing)} of them finished before")
+    failed = []
+    with tqdm(missing, desc="runs", unit="run", disable=not missing) as bar:
+        for run in bar:
+            name = f"{run.method.name} seed {run.seed}{'' if run.point == 'run' else f' {run.point}'}"
+            bar.set_postfix_str(name)
+            error = _run(run, _data_of(args, run.seed), tuning)
+            if error is not None:
+                failed.append((run, error))
+                bar.write(f"{name}: failed: {error}")
+                continue
+            results = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
+            metric = results["metric"]
+            bar.write(f"{name}: {metric} {shown(metric, results['test'][metric])}, {results['seconds']:.0f} s")
+    return failed
+
+
+def _run(run: Run, data: DataArguments, tuning: Tuning) -> str | None:
+    """A process of its own: its peak memory is its own, and its death is not ours. Returns its error."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    settings = {"method": run.method.name, "seed": run.seed, "settings": run.settings}
+    write_results(run.folder / "run.json", {**settings, "data": vars(data), "tuning": vars(tuning)})
+    for name in ("steps.zlog", "error.txt"):  # of a run that was cut short
+        (run.folder / name).unlink(missing_ok=True)
+    with (run.folder / "output.txt").open("w") as output:
+        command = [sys.executable, "-m", "zerograd.cli.compare.runner", str(run.folder)]
+        status = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT).returncode
+    if status == 0 and run.finished:
+        return None
+    error = run.folder / "error.txt"
+    return error.read_text() if error.is_file() else f"exit status {status}; see {run.folder / 'output.txt'}"
+
+
+def run_folder(folder: Path) -> int:
+    """Make the result of one run from its `run.json`; returns the exit status."""
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    try:
+        results = run_method(
+            get_method(run["method"]), DataArguments(**run["data"]), Tuning(**run["tuning"]), run["settings"],
+            run["seed"], folder,
+        )  # fmt: skip
+    except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
+        (folder / "error.txt").write_text(str(error) or type(error).__name__)
+        raise
+    write_results(folder / "results.json", {**results, "seed": run["seed"], "settings": run["settings"]})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_folder(Path(sys.argv[1])))

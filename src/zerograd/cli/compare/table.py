@@ -1,0 +1,198 @@
+"""The table and picture of a comparison, made from its finished runs alone."""
+
+import csv
+import io
+import json
+import statistics
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from zerograd.cli.compare.methods import METHODS
+from zerograd.cli.report import SHARES
+from zerograd.core.files import whole_file
+
+SETTINGS = {
+    "learning_rate": "lr", "per_device_train_batch_size": "batch", "max_steps": "steps", "eps": "eps",
+    "num_probes": "n", "probe_schedule": "schedule", "estimator": "estimator", "update": "update",
+    "distribution": "distribution", "rank": "rank", "blocks": "blocks", "scaling": "scaling",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method: means over its seeds; with a grid, of the runs that the dev metric chose.
+
+    Args:
+        method: Its name.
+        about: What it is.
+        seeds: Seeds that are finished, all points of the grid included.
+        planned: Seeds that were asked for.
+        metric: Name of the metric.
+        mean, std: Of the test metric over the seeds (std of a sample; None for one seed).
+        seconds, forward_passes, backward_passes: Of training.
+        peak_memory_bytes, trainable_parameters: As `zerograd.cli.compare.methods.run_method` says.
+        settings: Chosen settings, each with how many seeds chose it where they differ.
+    """
+
+    method: str
+    about: str
+    seeds: int
+    planned: int
+    metric: str = ""
+    mean: float | None = None
+    std: float | None = None
+    seconds: float | None = None
+    forward_passes: float | None = None
+    backward_passes: float | None = None
+    peak_memory_bytes: float | None = None
+    trainable_parameters: int | None = None
+    settings: str = ""
+
+
+def read_lines(folder: Path) -> list[Line]:
+    """The lines of one comparison, in the order of `METHODS`.
+
+    Raises:
+        FileNotFoundError: The folder holds none.
+    """
+    note = folder / "compare.json"
+    if not note.is_file():
+        raise FileNotFoundError(f"{folder} holds no comparison (no compare.json); `zerograd compare` makes one")
+    planned = json.loads(note.read_text(encoding="utf-8"))["methods"]
+    return [_line(folder, name, planned[name]) for name in METHODS if name in planned]
+
+
+def _line(folder: Path, name: str, plan: dict[str, Any]) -> Line:
+    chosen = []
+    for seed in plan["seeds"]:
+        paths = [folder / name / f"seed-{seed}" / point / "results.json" for point in plan["points"]]
+        if all(path.is_file() for path in paths):  # half a grid would choose otherwise than a whole one
+            runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+            chosen.append(max(runs, key=_dev) if len(runs) > 1 else runs[0])
+    line = Line(name, METHODS[name].about, len(chosen), len(plan["seeds"]))
+    if not chosen:
+        return line
+    metric = chosen[0]["metric"]
+    scores = [run["test"][metric] for run in chosen]
+    keys = ("seconds", "forward_passes", "backward_passes", "peak_memory_bytes")
+    means = {key: statistics.fmean(run[key] for run in chosen) for key in keys}
+    return Line(
+        name, line.about, line.seeds, line.planned, metric, statistics.fmean(scores),
+        statistics.stdev(scores) if len(scores) > 1 else None, **means,
+        trainable_parameters=chosen[0]["trainable_parameters"],
+        settings=", ".join(
+            _setting(chosen, key, short) for key, short in SETTINGS.items() if key in chosen[0]["settings"]
+        ),
+    )  # fmt: skip
+
+
+def _dev(run: dict[str, Any]) -> float:
+    value = run["dev"][run["metric"]]
+    return -value if run["metric"] == "loss" else value
+
+
+def _setting(chosen: Sequence[dict[str, Any]], key: str, short: str) -> str:
+    values = [run["settings"][key] for run in chosen]
+    counts = {value: values.count(value) for value in sorted(set(values))}
+    shown = {value: value if isinstance(value, str) else f"{value:g}" for value in counts}
+    several = " ".join(f"{shown[value]} ({count}x)" for value, count in counts.items())
+    return f"{short} {shown[values[0]]}" if len(counts) == 1 else f"{short} {several}"
+
+
+def write_table(folders: Sequence[Path]) -> Path:
+    """Write table.md, table.csv and table.png of comparisons into the first's folder; returns the first's path."""
+    tables = {folder: read_lines(folder) for folder in folders}
+    path = folders[0] / "table.md"
+    with whole_file(path) as file:
+        file.write("\n".join(_markdown(folder, lines) for folder, lines in tables.items()).encode())
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["folder", *asdict(Line("", "", 0, 0))])
+    writer.writeheader()
+    for folder, lines in tables.items():
+        writer.writerows({"folder": str(folder), **asdict(line)} for line in lines)
+    with whole_file(path.with_suffix(".csv")) as file:
+        file.write(text.getvalue().encode())
+    _draw(path.with_suffix(".png"), tables)
+    return path
+
+
+def describe(folder: Path) -> str:
+    """What is compared, in one line."""
+    data = json.loads((folder / "compare.json").read_text(encoding="utf-8"))["data"]
+    model = data["model"]
+    what = [data["task"] or "own data", "built-in demo" if model is None else Path(model).name]
+    what += ["/".join(Path(data["data"]).parts[-3:])] if data["data"] is not None else []
+    what += [f"{key} {data[key]}" for key in ("k", "objective", "dtype") if data[key] not in (None, "auto")]
+    return ", ".join(what)
+
+
+def unfinished(lines: Sequence[Line]) -> str:
+    """The methods of which seeds are missing; empty where all is there."""
+    return ", ".join(f"{x.method} has {x.seeds} of {x.planned} seeds" for x in lines if x.seeds < x.planned)
+
+
+def _markdown(folder: Path, lines: list[Line]) -> str:
+    metric = next((line.metric for line in lines if line.metric), "metric")
+    share = metric in SHARES
+    out = [f"### {describe(folder)}", ""]
+    if unfinished(lines):
+        out += [f"**Not finished**: {unfinished(lines)}.", ""]
+    unit = f"{metric}, %" if share else metric
+    out += [
+        f"| method | {unit} (std) | seeds | seconds | forward passes | backward passes | peak memory, MB | "
+        "trainable parameters | settings |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    out += [_row(line, share) for line in lines]
+    return "\n".join(out) + "\n"
+
+
+def _row(line: Line, share: bool) -> str:
+    seeds = str(line.seeds) if line.seeds == line.planned else f"{line.seeds} of {line.planned}"
+    if line.mean is None:
+        return f"| {line.method}: {line.about} | not run | {seeds} | | | | | | |"
+    scale, digits = (100, 1) if share else (1, 3)
+    score = f"{line.mean * scale:.{digits}f}" + ("" if line.std is None else f" ({line.std * scale:.{digits}f})")
+    return (
+        f"| {line.method}: {line.about} | {score} | {seeds} | {line.seconds:.0f} | {line.forward_passes:.0f} | "
+        f"{line.backward_passes:.0f} | {(line.peak_memory_bytes or 0) / 1e6:.0f} | {line.trainable_parameters:,} | "
+        f"{line.settings} |"
+    )
+
+
+def _draw(path: Path, tables: dict[Path, list[Line]]) -> None:
+    """Bars of the metric with the seeds' spread and zero-shot as a line (as Figures 1 and 2), and of memory below."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(4.5, 4.5 * len(tables)), 6.5), layout="constrained")
+    axes = figure.subplots(2, len(tables), squeeze=False, height_ratios=(2, 1))
+    for column, (folder, lines) in enumerate(tables.items()):
+        top, bottom = axes[:, column]
+        done = [line for line in lines if line.mean is not None]
+        zero = next((line for line in done if line.method == "zero-shot"), None)
+        bars = [line for line in done if line is not zero]
+        scale = 100 if done and done[0].metric in SHARES else 1
+        names = [line.method for line in bars]
+        colors = ["tab:blue" if "mezo" in x.method else "tab:orange" if "ft" in x.method else "tab:grey" for x in bars]
+        means = [(line.mean or 0) * scale for line in bars]
+        drawn = top.bar(names, means, yerr=[(line.std or 0) * scale for line in bars], color=colors, capsize=3)
+        top.bar_label(drawn, fmt="%.1f" if scale == 100 else "%.3g", padding=3, fontsize=8)
+        if zero is not None:
+            top.axhline((zero.mean or 0) * scale, linestyle="--", color="black", linewidth=1, label="zero-shot")
+            top.legend(loc="upper left", fontsize=8)
+        if bars:
+            low = min([*means, (zero.mean or 0) * scale if zero else means[0]])
+            high = max(mean + (line.std or 0) * scale for mean, line in zip(means, bars, strict=True))
+            top.set_ylim(max(0, low - 0.5 * (high - low) - 2 * scale / 100), high + 0.1 * (high - low))
+        top.set_ylabel((done[0].metric if done else "metric") + (", %" if scale == 100 else ""))
+        top.set_title(describe(folder), fontsize=9, wrap=True)
+        bottom.bar(names, [(line.peak_memory_bytes or 0) / 1e6 for line in bars], color=colors)
+        bottom.set_ylabel("peak memory, MB")
+        for axis in (top, bottom):
+            axis.tick_params(axis="x", rotation=45, labelsize=8)
+        if unfinished(lines):
+            bottom.set_xlabel("NOT FINISHED: " + textwrap.fill(unfinished(lines), 60), fontsize=8, color="tab:red")
+    figure.savefig(path, dpi=130)

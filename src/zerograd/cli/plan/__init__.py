@@ -1,0 +1,1 @@
+"""`zerograd plan`: what a model needs in memory, and what fits."""

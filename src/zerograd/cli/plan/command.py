@@ -1,0 +1,182 @@
+"""`zerograd plan`: what a model needs for each method, what fits, and how near that is to what is measured."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import AutoConfig
+
+from zerograd.cli.plan.footprint import METHODS, PARTS, Case, Footprint, footprint
+from zerograd.cli.plan.shapes import FAMILIES, HUB, SHAPES, shape_of
+from zerograd.core.memory import free_memory_bytes, read_bytes, shown_bytes
+from zerograd.training.adapters import TUNE
+from zerograd.training.models import DTYPES, ModelError, load_config
+
+NAMES = {
+    "mezo": "MeZO", "icl": "in context, 32 demos", "ft": "backprop, full, Adam", "ft-lora": "backprop, LoRA",
+    "ft-prefix": "backprop, prefix",
+}  # fmt: skip
+DRIVER = 1 << 29  # bytes of a GPU that its driver and libraries take
+
+
+@dataclass
+class PlanArguments:
+    """What to plan."""
+
+    model: str = field(metadata={"help": "Hub id, folder, config.json, or a shape such as opt-13b (no download)."})
+    gpu: str | None = field(default=None, metadata={"help": "Memory that there is, such as 24GB."})
+    batch: int = field(default=16, metadata={"help": "Rows of a forward pass."})
+    length: int = field(default=256, metadata={"help": "Tokens of a row."})
+    tune: str = field(default="full", metadata={"help": "What MeZO tunes: full, lora, prefix or head."})
+    dtype: str = field(default="auto", metadata={"help": "auto (as saved; bfloat16 for a shape), float32, ..."})
+    text: bool = field(default=False, metadata={"help": "Score every token of an answer instead of label words."})
+    extra_byte: bool = field(default=False, metadata={"help": "Plan for MeZO with --extra_byte."})
+    measure: bool = field(default=False, metadata={"help": "Run two steps with random weights and compare."})
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        if self.tune not in TUNE or self.tune == "prompt":
+            raise ValueError(f"--tune {self.tune!r} cannot be planned; choose one of full, lora, prefix, head")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"unknown dtype {self.dtype!r}; choose one of {', '.join(DTYPES)}")
+
+
+def plan(args: PlanArguments) -> None:
+    """Print the table, what fits, and what to do next."""
+    budget = None if args.gpu is None else read_bytes(args.gpu)
+    config = read_config(args.model)
+    case = Case(
+        config, args.batch, args.length, _dtype(args, config), _device(budget), args.tune, args.extra_byte, args.text
+    )
+    bar = tqdm(METHODS, desc="planning", unit="method", leave=False)
+    found = [footprint(case, method) for method in bar]
+    size, name = found[0].parts["weights"], str(case.dtype).removeprefix("torch.")
+    where = "a CPU (both sides of a probe in step)" if case.device == "cpu" else "a GPU"
+    print(f"{args.model}: {shown_bytes(size)} of {name} weights; {args.batch} rows of {args.length} tokens; {where}\n")
+    _print_table(found, budget)
+    if budget is not None:
+        _print_fit(args, case, found, budget)
+    if args.measure:
+        _measure(case, found)
+    more = " --extra_byte true" if args.extra_byte else ""
+    more += " --untie true" if args.tune == "head" else ""
+    if budget is not None and found[0].total > budget - DRIVER:
+        more += " --offload true"
+    model = args.model
+    if model in SHAPES:
+        model = HUB[config.model_type] + model
+    print(
+        f"\nnext: zerograd train --model {model} --tune {args.tune} --dtype {name} "
+        f"--per_device_train_batch_size {args.batch}{more}"
+    )
+
+
+def read_config(name: str) -> Any:
+    """A model's configuration: of a shape, a config.json, a folder or a hub id.
+
+    Raises:
+        ModelError: There is none.
+    """
+    shape = None if Path(name).exists() else shape_of(name)
+    if shape is not None:
+        return shape
+    if Path(name).is_file():
+        try:
+            return AutoConfig.from_pretrained(name)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"{name} is no model configuration: {str(error).splitlines()[0]}") from error
+    try:
+        return load_config(name)
+    except ModelError as error:
+        near = get_close_matches(name.rsplit("/", 1)[-1].lower(), SHAPES, n=3, cutoff=0.4)
+        hint = (
+            f"the nearest of {len(SHAPES)} known shapes: {', '.join(near)}" if near else f"shapes: {', '.join(SHAPES)}"
+        )
+        raise ModelError(f"{error} Planning needs a configuration only; {hint}.") from error
+
+
+def _dtype(args: PlanArguments, config: Any) -> torch.dtype:
+    chosen = DTYPES[args.dtype]
+    if isinstance(chosen, torch.dtype):
+        return chosen
+    saved = getattr(config, "dtype", None)
+    return saved if isinstance(saved, torch.dtype) else torch.bfloat16
+
+
+def _device(budget: int | None) -> str:
+    return "cuda" if budget is not None or torch.cuda.is_available() else "cpu"
+
+
+def _print_table(found: Sequence[Footprint], budget: int | None) -> None:
+    shown = [part for part in PARTS if any(f.parts[part] for f in found)]
+    print("  ".join([f"{'':22}", *(f"{part:>11}" for part in shown), f"{'peak':>11}"]))
+    for f in found:
+        cells = [f"{shown_bytes(f.parts[part]) if f.parts[part] else '-':>11}" for part in shown]
+        fits = "" if budget is None else "  fits" if f.total <= budget - DRIVER else "  too large"
+        print("  ".join([f"{NAMES[f.method]:22}", *cells, f"{shown_bytes(f.total):>11}"]) + fits)
+
+
+def _print_fit(args: PlanArguments, case: Case, found: Sequence[Footprint], budget: int) -> None:
+    print(f"\nof {shown_bytes(budget)}, {shown_bytes(DRIVER)} are left to the driver")
+    mezo = found[0]
+    if mezo.total > budget - DRIVER:
+        missing = mezo.total - (budget - DRIVER)
+        print(f"MeZO lacks {shown_bytes(missing)}; {_nearest(case, budget)}")
+    family = FAMILIES.get(case.config.model_type, {})
+    if family:
+        print(f"the largest {case.config.model_type} that fits, {args.batch} rows of {args.length} tokens:")
+    for method in METHODS if family else ():
+        name, peak = largest(family, case, method, budget - DRIVER)
+        print(f"  {NAMES[method]:22}{name or 'none'}{f', {shown_bytes(peak)}' if name else ''}")
+
+
+def largest(family: dict[str, Any], case: Case, method: str, budget: int) -> tuple[str | None, int]:
+    """The largest of a family whose peak is within a budget in bytes, and that peak; None where none is."""
+    best: tuple[str | None, int] = (None, 0)
+    for name, make in family.items():
+        config = make()
+        other = replace(case, config=config, length=min(case.length, config.max_position_embeddings))
+        peak = footprint(other, method).total
+        if peak > budget:
+            break
+        best = (name, peak)
+    return best
+
+
+def _nearest(case: Case, budget: int) -> str:
+    """The nearest setting in which MeZO fits."""
+    choices = [(f"--batch {batch}", replace(case, batch=batch)) for batch in _halves(case.batch)]
+    if case.dtype == torch.float32:
+        choices.append(("--dtype bfloat16", replace(case, dtype=torch.bfloat16)))
+    for words, other in choices:
+        peak = footprint(other, "mezo").total
+        if peak <= budget - DRIVER:
+            return f"it fits with {words} ({shown_bytes(peak)})"
+    return "no smaller batch or dtype fits: keep the weights in main memory (--offload), or take a smaller model"
+
+
+def _halves(number: int) -> list[int]:
+    return [number >> i for i in range(1, number.bit_length())]
+
+
+def _measure(case: Case, found: Sequence[Footprint]) -> None:
+    from zerograd.cli.plan.measure import measured_peak
+
+    case = replace(case, device="cuda" if torch.cuda.is_available() else "cpu")
+    print(f"\ntwo steps with random weights on {case.device}:")
+    for f in found:
+        predicted, free = footprint(case, f.method).total, free_memory_bytes()
+        if predicted > free:
+            print(f"  {NAMES[f.method]:22}not run: {shown_bytes(predicted)} needed, {shown_bytes(free)} free")
+            continue
+        measured = measured_peak(case, f.method)
+        print(
+            f"  {NAMES[f.method]:22}predicted {shown_bytes(predicted):>9}  measured {shown_bytes(measured):>9}  "
+            f"{100 * (predicted / measured - 1):+.1f} %"
+        )

@@ -1,0 +1,54 @@
+"""The measured side of a plan: two steps on real tensors with random weights, and the most that PyTorch allocated."""
+
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from zerograd.cli.plan.footprint import Case, loss_of, make_batch, make_model, work_of
+
+
+def measured_peak(case: Case, method: str) -> int:
+    """Bytes that PyTorch's allocator held at most, weights included, over two steps of a method on `case.device`.
+
+    On a CPU the allocator's events are counted; what the process holds beside (libraries, threads) is not.
+    """
+    torch.manual_seed(0)
+    model = make_model(case, method, case.device)
+    held = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in (*model.parameters(), *model.buffers())}
+    step, kept = work_of(case, method, model)
+    if method == "mezo":
+        optimizer, part = kept[0], make_batch(case, case.batch, case.length, model.device)
+        optimizer.perturber.watching = True
+
+        def step() -> None:
+            optimizer.step(lambda: loss_of(case, model, part))
+
+        step()  # the first one watches what is read, once in a run
+        held_states = optimizer.updater.nbytes + optimizer.perturber.nbytes
+    else:
+        held_states = sum(t.nbytes for t in kept)
+    gc.collect()
+    if case.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        step()
+        return int(torch.cuda.max_memory_allocated())
+    return sum(held.values()) + held_states + _most_allocated(step)
+
+
+def _most_allocated(step: Callable[[], Any]) -> int:
+    """Bytes that the allocations of two calls on the CPU came to at most, those before them not counted."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+        step()
+    now = most = 0
+    results = profiler.profiler
+    assert results is not None and results.kineto_results is not None
+    events = [e for e in results.kineto_results.events() if e.name() == "[memory]"]
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most

@@ -1,0 +1,79 @@
+"""What a machine lacks for a model, said before anything is loaded."""
+
+import warnings
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+from zerograd.cli.plan.shapes import FAMILIES
+from zerograd.core.memory import free_host_bytes, free_memory_bytes, shown_bytes
+from zerograd.evaluation.bound_task import is_masked_lm
+from zerograd.training.models import DTYPES, ModelError, demo_folder, load_config
+
+
+def weight_bytes(config: Any, dtype: torch.dtype | None) -> int:
+    """Bytes of a model's weights, without making them; in the dtype that its configuration names where None."""
+    auto = AutoModelForMaskedLM if is_masked_lm(config) else AutoModelForCausalLM
+    saved = getattr(config, "dtype", None)
+    with torch.device("meta"):
+        model = auto.from_config(config, dtype=dtype or (saved if isinstance(saved, torch.dtype) else torch.float32))
+    return sum(p.nbytes for p in model.parameters())
+
+
+def check_device(name: str | None, dtype: str, offload: bool, quantize: str | None) -> None:
+    """Raise, or warn, where this machine lacks something that a run with this model needs.
+
+    Raises:
+        ModelError: A dtype that the GPU lacks, offloading without a GPU, or too little memory, with the number missing
+            and the nearest setting that fits.
+    """
+    chosen = DTYPES[dtype]
+    if offload and quantize is not None:
+        raise ModelError("quantised weights are placed where they are loaded: give --quantize or --offload, not both")
+    if torch.cuda.is_available():
+        _check_gpu(chosen if isinstance(chosen, torch.dtype) else None)
+    elif offload:
+        raise ModelError("--offload keeps weights in main memory for a GPU, and this machine has none: leave it out")
+    if not offload and not torch.cuda.is_available():
+        return
+    config = load_config(name or str(demo_folder("model")))
+    if quantize is not None or getattr(config, "quantization_config", None) is not None:
+        return  # how large they will be is not in the configuration
+    need = weight_bytes(config, chosen if isinstance(chosen, torch.dtype) else None)
+    free = free_host_bytes() if offload else free_memory_bytes()
+    if need <= free:
+        return
+    where = "main memory" if offload else "the GPU's memory"
+    raise ModelError(
+        f"the weights of {name} take {shown_bytes(need)}, and {shown_bytes(free)} of {where} are free: "
+        f"{shown_bytes(need - free)} are missing. {_nearest(config, chosen, free, offload)}"
+    )
+
+
+def _nearest(config: Any, dtype: Any, free: int, offload: bool) -> str:
+    """The nearest setting that fits."""
+    if not offload:
+        if weight_bytes(config, torch.bfloat16) <= free and dtype not in (torch.bfloat16, torch.float16):
+            return "They fit with --dtype bfloat16."
+        return "Keep them in main memory with --offload."
+    if dtype not in (torch.bfloat16, torch.float16) and weight_bytes(config, torch.bfloat16) <= free:
+        return "They fit with --dtype bfloat16."
+    family = FAMILIES.get(config.model_type, {})
+    fitting = [name for name, make in family.items() if weight_bytes(make(), torch.bfloat16) <= free]
+    return f"The largest {config.model_type} that fits is {fitting[-1]}." if fitting else "Take a smaller model."
+
+
+def _check_gpu(dtype: torch.dtype | None) -> None:
+    major, minor = torch.cuda.get_device_capability()
+    if dtype == torch.bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ModelError(
+            f"this GPU (compute capability {major}.{minor}) has no bfloat16; use --dtype float16, or float32"
+        )
+    if find_spec("triton") is None:
+        warnings.warn(
+            "Triton is not installed: noise is made by plain PyTorch operations, exact and many times slower. "
+            "Install it (pip install triton).",
+            stacklevel=3,
+        )

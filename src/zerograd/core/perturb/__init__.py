@@ -1,0 +1,1 @@
+"""Run a forward pass at theta + c z without disturbing theta."""

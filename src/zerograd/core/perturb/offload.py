@@ -1,0 +1,53 @@
+"""`offload`: a model whose large weights stay in main memory and come to the device one by one, as they are read."""
+
+import functools
+from typing import Any
+
+import numpy as np
+import torch
+from torch.overrides import _get_current_function_mode_stack
+
+from zerograd.core.parameters import Entry, Parameters
+from zerograd.core.perturb.prefetch import Stage, exactly, move_small
+from zerograd.core.perturb.scratch import Copies
+from zerograd.core.perturb.streaming import Reads
+from zerograd.core.places import DEVICE
+from zerograd.noise import Noise
+
+
+def offload(model: Any, device: torch.device | str) -> None:
+    """Keep a model's large weights in main memory and run its forward passes on a device, in place.
+
+    Outside probes too: `model(...)` brings the weights as it reads them. Train it with `MeZO(..., offload=device)`.
+
+    Raises:
+        MemoryError: Too little main memory to pin the weights, with the number missing.
+    """
+    device = exactly(device)
+    move_small(model, device)
+    everything = Parameters((name, p, 0) for name, p in model.named_parameters() if p.is_floating_point())
+    stage = Stage(device)
+    copies = Copies(Noise(0), everything.entries, stage, shared=False)
+    copies.along((0, 0), np.zeros(len(everything.entries)))
+    held = {key: entry for key, entry in everything.by_id.items() if stage.holds(entry)}
+    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    for part in {id(m): m for m in (model, inner)}.values():  # generation calls the inner one
+        part.forward = _streamed(part.forward, held, copies, stage)
+        part.__dict__[DEVICE] = device
+
+
+def _streamed(forward: Any, held: dict[int, Entry], copies: Copies, stage: Stage) -> Any:
+    """A forward that reads what is held through the stage, but for what a probe hands out itself."""
+
+    @functools.wraps(forward)
+    def streamed(*args: Any, **kwargs: Any) -> Any:
+        probing = [mode for mode in _get_current_function_mode_stack() if isinstance(mode, Reads)]
+        rest = {key: entry for key, entry in held.items() if not any(mode.covers(key) for mode in probing)}
+        if not rest:
+            return forward(*args, **kwargs)
+        if not probing:
+            stage.forget()  # an update may have changed what was fetched ahead
+        with torch.no_grad(), Reads(rest, copies, 0.0, read=set(), aliased=set(), spans=None):
+            return forward(*args, **kwargs)
+
+    return streamed

@@ -1,0 +1,1 @@
+"""Token ids to log-probabilities, losses, answers and metrics: the model seen from a task."""

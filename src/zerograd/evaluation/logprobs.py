@@ -1,0 +1,117 @@
+"""Log-probabilities of answers: one forward for all candidates of an example, logits only where they are read."""
+
+import inspect
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from zerograd.core.places import compute_device
+from zerograd.evaluation.head import AnswerHead
+from zerograd.evaluation.packing import Part, lay_out, make_part
+from zerograd.evaluation.prefixed import base_forward
+from zerograd.tasks import Query
+from zerograd.tasks.prompts import Example
+
+UNLIMITED = 1_000_000
+SAME = {torch.float32: 1e-4, torch.float64: 1e-4}  # how far packed scores may be from plain ones; 16-bit: 5 %
+
+
+def read_logits(model: Any, part: Part, label_ids: torch.Tensor | None = None) -> torch.Tensor:
+    """Logits at the positions a part reads: (reads, vocabulary) float32, or (reads, classes) with `label_ids`."""
+    head, logits = _forward(model, part, label_ids)
+    return head.select(logits)
+
+
+def read_states(model: Any, part: Part) -> torch.Tensor:
+    """What the head multiplies at the positions a part reads: (reads, hidden size) float32.
+
+    Raises:
+        ValueError: The head is no plain matrix.
+    """
+    head, _ = _forward(model, part, part["token"][:1])
+    if head.read is None:
+        raise ValueError("the model's head is no plain matrix (quantised, perhaps), so its inputs cannot be probed")
+    return head.read.float()
+
+
+def _forward(model: Any, part: Part, label_ids: torch.Tensor | None) -> tuple[AnswerHead, torch.Tensor]:
+    inputs: dict[str, Any] = {"input_ids": part["input_ids"], "attention_mask": part["attention_mask"]}
+    forward = model
+    if "segments" in part:
+        inputs |= {"attention_mask": _branch_mask(part["segments"], model.dtype), "position_ids": part["position_ids"]}
+        forward = base_forward(model)
+    if getattr(model.config, "use_cache", False):
+        inputs["use_cache"] = False
+    with AnswerHead(model, part, label_ids) as head:
+        logits = forward(**inputs).logits
+    return head, logits
+
+
+def token_scores(model: Any, part: Part) -> torch.Tensor:
+    """Log-probability of every scored token: (scored tokens,) float32."""
+    logits = read_logits(model, part)
+    return logits[part["slot"], part["token"]] - logits.logsumexp(-1)[part["slot"]]
+
+
+def candidate_scores(model: Any, part: Part) -> torch.Tensor:
+    """Mean log-probability of each candidate's tokens, by example: (examples, most candidates) float32, else -inf.
+
+    Appendix D.4 of arXiv 2305.17333. Where every candidate is one of a few label words, these are their logits, which
+    differ from the log-probabilities by the same number for all.
+    """
+    if "label_ids" in part:
+        return read_logits(model, part, part["label_ids"])
+    return by_example(part, branch_means(part, token_scores(model, part)))
+
+
+def branch_means(part: Part, tokens: torch.Tensor) -> torch.Tensor:
+    """Mean over each branch's tokens: (branches,)."""
+    branches = len(part["owner"])
+    sums = torch.zeros(branches, dtype=tokens.dtype, device=tokens.device).index_add(0, part["branch"], tokens)
+    return sums / torch.bincount(part["branch"], minlength=branches)
+
+
+def by_example(part: Part, values: torch.Tensor) -> torch.Tensor:
+    """Values of branches as a matrix (examples, most branches), filled with -inf."""
+    matrix = values.new_full((len(part["target"]), int(part["rank"].max()) + 1), -torch.inf)
+    return matrix.index_put((part["owner"], part["rank"]), values)
+
+
+def _branch_mask(segments: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """(rows, length) segments to an additive attention mask (rows, 1, length, length)."""
+    at = torch.arange(segments.shape[1], device=segments.device)
+    seen, seeing = segments[:, None, :], segments[:, :, None]
+    allowed = (at[None, :, None] >= at[None, None, :]) & ((seen == 0) | (seen == seeing))
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=segments.device)
+    return mask.masked_fill(~allowed, torch.finfo(dtype).min).unsqueeze(1)
+
+
+@torch.no_grad()
+def packable_length(model: Any) -> int:
+    """The longest text whose branches this model can score in one row; 0 where it knows no such attention.
+
+    Found by trying: a short example is scored packed and plain. Layers with a sliding window would need a mask of
+    their own beyond the window.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    if "position_ids" not in inspect.signature(base.forward).parameters or not hasattr(model, "dtype"):
+        return 0
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids = [3 + i * 7 % max(1, vocabulary - 3) for i in range(12)]
+    query = Query("", ("", "", ""), (0,))
+    example = Example(0, {}, query, ids[:4], [ids[4:7], ids[7:9], ids[9:12]], ((3, None),))
+    device = compute_device(model)
+    scores = []
+    for packed in (True, False):
+        part = {k: v.to(device) for k, v in make_part([lay_out(example, packed=packed)], 0).items()}
+        try:
+            scores.append(candidate_scores(model, part))
+        except (TypeError, ValueError, RuntimeError, IndexError):  # a mask of four dimensions is refused
+            return 0
+    tolerance = SAME.get(model.dtype, 0.05)
+    close = bool(((scores[0] - scores[1]).abs() <= tolerance * scores[1].abs().clamp(min=1)).all())
+    windows = [
+        getattr(model.config.get_text_config(), name, None) for name in ("sliding_window", "attention_chunk_size")
+    ]
+    return min([UNLIMITED, *(w for w in windows if isinstance(w, int) and w > 0)]) if close else 0

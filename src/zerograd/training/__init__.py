@@ -1,0 +1,1 @@
+"""A model, what of it is tuned, and transformers' Trainer with MeZO's step."""

@@ -1,0 +1,185 @@
+"""`zerograd compare` and `report`: methods over seeds, resumed, tabulated, and refused where settings differ."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zerograd.cli.compare.grid import points_of, read_seeds
+from zerograd.cli.compare.methods import METHODS
+from zerograd.cli.compare.runner import CompareArguments
+from zerograd.cli.compare.table import read_lines
+from zerograd.cli.main import main
+
+SIZES = "--num_train 48 --num_dev 20 --num_test 30"
+SHORT = ["*.max_steps=4", "*.eval_steps=0.5", "*.per_device_train_batch_size=8"]
+
+
+def zerograd(line: str, *more: object) -> int:
+    return main([*line.split(), *(str(m) for m in more)])
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compare") / "out"
+    methods = "zero-shot icl lp head mezo mezo-lora mezo-prefix mezo-head lp-mezo ft ft-sgd ft-lora ft-prefix"
+    flags = ["--set", *SHORT, "--output_dir", folder]
+    assert zerograd(f"compare {SIZES} --task sst2 --seeds 1 --methods {methods}", *flags) == 0
+    return folder
+
+
+def test_every_method_runs_and_has_a_line(compared: Path) -> None:
+    lines = {line.method: line for line in read_lines(compared)}
+    assert set(lines) == set(METHODS)
+    for line in lines.values():
+        assert (line.seeds, line.planned, line.std) == (1, 1, None)
+        assert line.mean is not None and 0 <= line.mean <= 1
+        assert (line.peak_memory_bytes or 0) > 1e8
+    assert {n: x.forward_passes for n, x in lines.items() if "mezo" in n} == {
+        "mezo": 8, "mezo-lora": 8, "mezo-prefix": 8, "mezo-head": 8, "lp-mezo": 8 + (lines["lp"].forward_passes or 0),
+    }  # fmt: skip
+    assert {lines[n].backward_passes for n in ("ft", "ft-sgd", "ft-lora", "ft-prefix", "head")} == {4}
+    assert all(lines[n].backward_passes == 0 for n in ("zero-shot", "icl", "lp", "mezo", "lp-mezo"))
+    assert lines["zero-shot"].trainable_parameters == 0
+    assert lines["mezo-lora"].trainable_parameters == lines["ft-lora"].trainable_parameters
+    assert (lines["ft"].trainable_parameters or 0) > (lines["lp"].trainable_parameters or 0) > 0
+    assert not list(compared.rglob("checkpoint*"))  # only logs, notes and results stay
+    assert not list(compared.rglob("base.weights"))
+
+
+def test_the_table_is_written_three_ways(compared: Path) -> None:
+    text = (compared / "table.md").read_text()
+    assert "Not finished" not in text
+    with (compared / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["method"] for row in rows] == list(METHODS)
+    for row in rows:
+        assert f"| {row['method']}: " in text
+        assert f"{float(row['mean']) * 100:.1f}" in text
+    assert (compared / "table.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_finished_run_is_not_run_again_and_others_are(compared: Path, capsys: Any) -> None:
+    results = sorted(compared.rglob("results.json"))
+    times = [path.stat().st_mtime_ns for path in results]
+    flags = ["--set", *SHORT, "--output_dir", compared]
+    assert zerograd(f"compare {SIZES} --task sst2 --seeds 1 --methods zero-shot mezo", *flags) == 0
+    assert "2 runs, 2 of them finished before" in capsys.readouterr().out
+    assert [path.stat().st_mtime_ns for path in results] == times
+    gone = compared / "lp" / "seed-13" / "run" / "results.json"
+    kept = gone.read_text()
+    gone.unlink()
+    assert zerograd("report", compared) == 0
+    said = capsys.readouterr().out
+    assert "**Not finished**: lp has 0 of 1 seeds" in said
+    assert "| lp: linear probing | not run | 0 of 1 |" in said
+    assert zerograd(f"compare {SIZES} --task sst2 --seeds 1 --methods lp,lp", *flags) == 0
+    again, before = json.loads(gone.read_text()), json.loads(kept)
+    assert {k: again[k] for k in ("test", "dev", "forward_passes")} == {
+        k: before[k] for k in ("test", "dev", "forward_passes")
+    }
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        (f"{SIZES} --task sst2 --objective accuracy", "objective None .here .accuracy"),
+        (f"{SIZES} --task sst2 --set mezo.learning_rate=1e-3", "holds runs of mezo with learning_rate 1e-06"),
+        (f"{SIZES} --task sst2 --methods mezzo", "did you mean 'mezo'"),
+        (f"{SIZES} --task sst2 --seeds many", "neither a number of seeds"),
+        (f"{SIZES} --task sst2 --seeds 0", "at least one seed"),
+        (f"{SIZES} --task sst2 --seeds 1,1", "different seeds"),
+        (f"{SIZES} --task sst2 --set mezo.lr=1", "SETTING one of learning_rate"),
+        (f"{SIZES} --task sst2 --set mezo.eps=small", "no number"),
+        (f"{SIZES} --task sst2 --methods lp --set ft.max_steps=1", "no method here takes max_steps and is named 'ft'"),
+        (f"{SIZES} --task sst2 --methods ft mezo --set ft.eps=1", "these do: .'mezo'"),
+        (f"{SIZES} --task sst2 --methods ft --methods mezo", "give --methods once"),
+        (
+            f"{SIZES} --task sst2 --methods ft mezo --objective accuracy",
+            "no gradient for backpropagation; leave out ft",
+        ),
+        (f"{SIZES} --task sst2 --methods ft-lora mezo --quantize 8bit", "leave out mezo, or --quantize"),
+        (f"{SIZES} --task sst2 --tune lora", "leave out --tune"),
+        ("--task sst2 --k 100000", "100000"),
+        ("--task sst2 --data /nowhere/{seed}", "/nowhere/13"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_runs(
+    compared: Path, capsys: Any, line: str, message: str, tmp_path: Path
+) -> None:
+    before = (compared / "compare.json").read_text()
+    flags = ["--output_dir", compared]
+    assert zerograd(f"compare {line}", *([] if "--methods" in line else ["--methods", "mezo"]), *flags) == 1
+    import re
+
+    assert re.search(message, capsys.readouterr().err)
+    assert (compared / "compare.json").read_text() == before
+
+
+def test_a_failing_run_is_named_and_leaves_the_others(tmp_path: Path, capsys: Any) -> None:
+    data = tmp_path / "reviews.jsonl"
+    rows = [{"text": f"text {i}", "label": i % 2} for i in range(40)]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    own = ["--data", data, "--prompt", "{text} It was", "--labels", "very terrible,rather great"]  # two tokens each
+    folder = tmp_path / "out"
+    assert zerograd("compare --seeds 1 --methods zero-shot lp", *own, "--output_dir", folder) == 1
+    said = capsys.readouterr()
+    assert "1 of 2 runs failed" in said.err
+    assert "linear probing needs label words of one token" in said.err
+    assert "**Not finished**: lp has 0 of 1 seeds" in said.out
+
+
+def test_report_of_a_folder_without_a_comparison(tmp_path: Path, capsys: Any) -> None:
+    assert zerograd("report", tmp_path) == 1
+    assert "no compare.json" in capsys.readouterr().err
+    (tmp_path / "something").touch()
+    assert zerograd(f"compare {SIZES}", "--output_dir", tmp_path) == 1
+    assert "is not empty and holds no comparison" in capsys.readouterr().err
+
+
+def test_seeds() -> None:
+    assert read_seeds("3") == [13, 21, 42]
+    assert read_seeds("7") == [13, 21, 42, 87, 100, 101, 102]
+    assert read_seeds("5,7") == [5, 7]
+    assert read_seeds("13,") == [13]
+
+
+def test_grids_are_the_papers_unless_given() -> None:
+    ft, masked = METHODS["ft"], METHODS["ft"].preset(True)
+    few = points_of(ft, masked, True, True, [])
+    assert len(few) == 9
+    assert {p["per_device_train_batch_size"] for p in few.values()} == {2, 4, 8}
+    many = points_of(ft, masked, True, False, ["ft*.learning_rate=1e-3", "*.eps=1", "*.eval_steps=0.2,0.5"])
+    halves = [p for p in many.values() if p["eval_steps"] == 0.5]
+    assert len(many) == 2 * len(halves) and all(p["save_steps"] == p["eval_steps"] for p in many.values())
+    assert "eps" not in halves[0]
+    assert [(p["learning_rate"], p["per_device_train_batch_size"]) for p in halves] == [
+        (1e-3, 8), (1e-3, 16), (1e-3, 32),
+    ]  # fmt: skip
+    assert list(points_of(METHODS["zero-shot"], None, True, True, [])) == ["run"]
+    epochs = points_of(ft, masked, False, False, ["ft.num_train_epochs=2"])["run"]
+    assert "max_steps" not in epochs and epochs["num_train_epochs"] == 2
+
+
+def test_a_grid_is_chosen_from_by_the_dev_metric(tmp_path: Path) -> None:
+    plan = {"seeds": [1, 2], "points": {"lr-1": {"learning_rate": 1}, "lr-2": {"learning_rate": 2}}}
+    (tmp_path / "compare.json").write_text(json.dumps({"methods": {"mezo": plan}}))
+    dev = {(1, "lr-1"): (0.7, 0.1), (1, "lr-2"): (0.6, 0.9), (2, "lr-1"): (0.5, 0.9), (2, "lr-2"): (0.8, 0.3)}
+    for (seed, point), (on_dev, on_test) in dev.items():
+        folder = tmp_path / "mezo" / f"seed-{seed}" / point
+        folder.mkdir(parents=True)
+        more = {"seconds": 1, "forward_passes": 2, "backward_passes": 0, "peak_memory_bytes": 1}
+        result = {
+            "metric": "accuracy", "dev": {"accuracy": on_dev}, "test": {"accuracy": on_test},
+            "trainable_parameters": 1, "settings": plan["points"][point], **more,
+        }  # fmt: skip
+        (folder / "results.json").write_text(json.dumps(result))
+    (line,) = read_lines(tmp_path)
+    assert (line.seeds, line.mean) == (2, pytest.approx(0.2))  # 0.1 and 0.3, which the dev rows chose
+    assert line.settings == "lr 1 (1x) 2 (1x)"
+    (tmp_path / "mezo" / "seed-2" / "lr-1" / "results.json").unlink()
+    (line,) = read_lines(tmp_path)
+    assert (line.seeds, line.mean) == (1, pytest.approx(0.1))  # half a grid counts as unfinished
+    assert CompareArguments().seeds == "5"

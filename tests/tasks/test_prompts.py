@@ -1,0 +1,151 @@
+"""Rows to tokens: candidates as the tokenizer cuts them, rows that are too long, demonstrations, misfits."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from zerograd.tasks import TASKS, Task, get_task
+from zerograd.tasks.prompts import Prompter, PromptError
+from zerograd.training.models import demo_folder
+
+
+@pytest.fixture(scope="module")
+def demo() -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(demo_folder("model"))
+
+
+@pytest.fixture(scope="module")
+def story(stories: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(stories)
+
+
+def test_label_words_of_one_token(demo: PreTrainedTokenizerBase) -> None:
+    prompter = Prompter(get_task("sst2"), demo, masked=False, max_length=128)
+    (example,), cuts = prompter.encode([{"sentence": " a fine film . ", "label": 1}])
+    assert demo.decode(example.prefix, skip_special_tokens=True) == "a fine film . It was"
+    assert demo.convert_ids_to_tokens(prompter.label_ids) == ["Ġterrible", "Ġgreat"]
+    assert [*example.prefix, *example.branches[1]] == demo("a fine film . It was great")["input_ids"]
+    assert example.spans == ((len(example.prefix), None),)
+    assert cuts.describe("test", 128) == ""
+    assert prompter.remarks() == []
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", [n for n, t in TASKS.items()])
+def test_prefix_and_branch_are_the_whole_text(story: PreTrainedTokenizerBase, name: str) -> None:
+    task = TASKS[name]
+    (example,), _ = Prompter(task, story, masked=False, max_length=512).encode([task.example])
+    query = task.query(task.example)
+    texts = query.candidates or (query.target,)
+    for branch, text in zip(example.branches, texts, strict=True):
+        assert example.prefix + branch == story(text)["input_ids"]
+    scored = (example.prefix + example.branches[0])[example.spans[0][0] :]
+    assert story.decode(scored).strip() == str(texts[0]).removeprefix(query.prompt).strip()
+
+
+@pytest.mark.real
+def test_label_words_of_several_tokens_are_scored_whole(story: PreTrainedTokenizerBase) -> None:
+    prompter = Prompter(get_task("sst2"), story, masked=False, max_length=512)
+    assert prompter.label_ids is None
+    assert "label words 'terrible', 'great' are several tokens: each is scored by the mean" in prompter.remarks()[0]
+    alike = replace(get_task("sst2"), labels=("terrible", "terrific", "a"))
+    said = Prompter(alike, story, masked=False, max_length=512).remarks()[0]
+    assert "'terrible', 'terrific' even begin with the same one" in said
+
+
+def test_the_passage_is_cut_and_question_and_answer_stay(demo: PreTrainedTokenizerBase) -> None:
+    task, passage = get_task("rte"), " ".join(f"w{i}" for i in range(300))
+    row = {"premise": passage, "hypothesis": "it is so", "label": 1}
+    prompter = Prompter(task, demo, masked=False, max_length=100)
+    (long, short), cuts = prompter.encode([row, {**row, "premise": "w"}])
+    said = demo.decode(long.prefix + long.branches[1], skip_special_tokens=True)
+    assert said.endswith(' w299\nDoes this mean that "it is so" is true? Yes or No?\nNo')
+    assert not said.startswith("w0")
+    length = len(long.prefix) + max(map(len, long.branches))
+    assert 90 <= length <= 100  # as many words as fit
+    assert long.row is row
+    assert cuts.describe("dev", 100) == "1 of 2 dev rows had their longest text cut at its start, to fit 100 tokens"
+    assert len(short.prefix) < 60
+    question = {**row, "premise": "w", "hypothesis": passage}
+    with pytest.raises(PromptError, match="row 0 needs more than the 100 tokens .* even without its 'premise'"):
+        prompter.encode([question])
+
+
+def test_own_templates_cut_their_longest_column(demo: PreTrainedTokenizerBase) -> None:
+    task = Task("mine", "{a} and {b}:", answers="c")
+    prompter = Prompter(task, demo, masked=False, max_length=60, max_new_tokens=20)
+    (example,), cuts = prompter.encode([{"a": "short text", "b": "very " * 90, "c": "yes"}])
+    text = demo.decode(example.prefix, skip_special_tokens=True)
+    assert text.startswith("short text and very")
+    assert text.endswith("very :")
+    assert len(example.prefix) <= 40  # room for the answer
+    assert cuts.shortened == 1
+    with pytest.raises(PromptError, match="max_new_tokens 60 leaves no room"):
+        Prompter(task, demo, masked=False, max_length=60, max_new_tokens=60)
+
+
+def test_demonstrations_are_left_out_where_they_do_not_fit(demo: PreTrainedTokenizerBase) -> None:
+    shown = [{"sentence": f"film number {i}", "label": i % 2} for i in range(8)]
+    rows = [{"sentence": "a fine film", "label": 1}, {"sentence": "very " * 60, "label": 0}]
+    (one, two), cuts = Prompter(get_task("sst2"), demo, masked=False, max_length=128).encode(rows, [shown])
+    text = demo.decode(one.prefix, skip_special_tokens=True)
+    assert text.startswith("film number ")
+    assert "film number 7 It was great\n\na fine film It was" in text
+    assert demo.decode(two.prefix, skip_special_tokens=True).endswith("very very It was")
+    assert len(two.prefix) <= 127
+    assert cuts.demos > 0
+    assert f"{cuts.demos} demonstrations were left out before test rows" in cuts.describe("test", 128)
+    (alone,), _ = Prompter(get_task("sst2"), demo, masked=False, max_length=128).encode(rows[:1], [shown[:1]])
+    whole = "film number 0 It was terrible\n\na fine film It was"
+    assert alone.prefix == demo(whole)["input_ids"]
+    assert alone.spans == ((len(alone.prefix), None),)
+
+
+@pytest.mark.real
+def test_masked_encoding(minilm: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(minilm)
+    prompter = Prompter(get_task("sst2"), tokenizer, masked=True, max_length=32)
+    rows = [{"sentence": "A fine film .", "label": 1}, {"sentence": "very " * 50, "label": 0}]
+    (example, long), cuts = prompter.encode(rows)
+    assert tokenizer.decode(example.prefix) == "[CLS] a fine film. it was [MASK]. [SEP]"
+    assert example.prefix[example.position] == tokenizer.mask_token_id
+    assert tokenizer.convert_ids_to_tokens(prompter.label_ids) == ["terrible", "great"]
+    assert cuts.shortened == 1
+    assert len(long.prefix) == 32
+    assert long.prefix[long.position] == tokenizer.mask_token_id
+    (shown,), _ = prompter.encode(rows[:1], [rows[:1]])
+    assert tokenizer.decode(shown.prefix) == "[CLS] a fine film. it was great. a fine film. it was [MASK]. [SEP]"
+    with pytest.raises(PromptError, match=r"row 1 has 2 mask tokens"):
+        prompter.encode([rows[0], {"sentence": "a [MASK] film", "label": 0}])
+
+
+@pytest.mark.real
+def test_label_words_that_a_masked_model_cannot_say(minilm: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(minilm)
+    for words, said in (
+        (("terrible", "magnificentissimo"), r"'magnificentissimo' is not one token .*magnificent"),
+        (("great", "Great"), "are the same token"),
+    ):
+        with pytest.raises(PromptError, match=said):
+            Prompter(replace(get_task("sst2"), labels=words), tokenizer, masked=True, max_length=32)
+    with pytest.raises(PromptError, match="'copa' is a choice task, for which a causal language model is needed"):
+        Prompter(get_task("copa"), tokenizer, masked=True, max_length=32)
+
+
+def test_a_tokenizer_without_a_mask_or_a_chat_template(demo: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(PromptError, match="no mask token"):
+        Prompter(get_task("sst2"), demo, masked=True, max_length=128)
+    with pytest.raises(PromptError, match="no chat template"):
+        Prompter(Task("chat", "messages"), demo, masked=False, max_length=128)
+
+
+def test_rows_that_cannot_be_rendered_are_named(demo: PreTrainedTokenizerBase) -> None:
+    prompter = Prompter(get_task("copa"), demo, masked=False, max_length=128)
+    with pytest.raises(PromptError, match="row 7 has no column 'choice1'"):
+        prompter.encode([{"premise": "a.", "question": "cause", "index": 7}])
+    with pytest.raises(PromptError, match="row 0 has 'why' in column 'question'"):
+        prompter.encode([{"premise": "a.", "question": "why", "choice1": "b", "choice2": "c", "label": 0}])
+    with pytest.raises(PromptError, match="reads 'text', which its `columns` do not name"):
+        Prompter(Task("mine", lambda row: row["text"], labels=("a", "b")), demo, masked=False, max_length=9)
