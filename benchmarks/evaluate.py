@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, OPTConfig, OPTForCausalLM
 
-from zerograd.evaluation.bound_task import TaskSide
+from zerograd.evaluation.bound_task import BoundTask
 from zerograd.tasks import get_task
-from zerograd.tasks.data import Wanted, load_splits
+from zerograd.tasks.data import SplitSizes, load_splits
 from zerograd.tasks.prompts import Example
 
 ASKED = {"sst2": 4, "copa": 4, "record": 8, "squad": 4}
@@ -26,7 +26,7 @@ ASKED = {"sst2": 4, "copa": 4, "record": 8, "squad": 4}
 
 def rows_of(task: str, data: Path, count: int) -> list[dict[str, Any]]:
     """Test rows, and training rows where there are too few of them."""
-    splits = load_splits(get_task(task), data / task, Wanted(test=count, dev=1, train=count))
+    splits = load_splits(get_task(task), data / task, SplitSizes(test=count, dev=1, train=count))
     return (splits.test + splits.train + splits.dev)[:count]
 
 
@@ -43,7 +43,7 @@ def plain_scores(model: Any, example: Example) -> list[float]:
 
 
 @torch.no_grad()
-def plain_answer(model: Any, side: TaskSide, example: Example) -> str:
+def plain_answer(model: Any, side: BoundTask, example: Example) -> str:
     """Greedy generation of one prompt, as the reference does it."""
     ids = torch.tensor([example.prefix])
     newline = side.prompter.tokenizer.convert_tokens_to_ids("\n")
@@ -56,7 +56,7 @@ def plain_answer(model: Any, side: TaskSide, example: Example) -> str:
 
 def measure(task: str, model: Any, tokenizer: Any, data: Path, count: int) -> str:
     """A row of the table."""
-    side = TaskSide.make(task, model, tokenizer)
+    side = BoundTask.make(task, model, tokenizer)
     examples = side.encode(rows_of(task, data, count))
     side.predict(model, examples[:2], progress=False)
     start = time.perf_counter()

@@ -23,7 +23,7 @@ from zerograd.cli.arguments import DataArguments
 from zerograd.cli.run import Setup, set_up
 from zerograd.core.apply import Updater
 from zerograd.core.directions import Directions
-from zerograd.core.parameters import Entry, Parameters
+from zerograd.core.parameters import Parameters, Trainable
 from zerograd.core.steplog import StepLog
 from zerograd.noise import Noise, Terms
 from zerograd.updates import SGD
@@ -63,7 +63,7 @@ class Job:
         return out / "runs" / f"{self.regime.name}_{kind}_{self.format.replace(' ', '')}_seed{self.seed}.json"
 
 
-def naive_step_(entries: list[Entry], noise: Noise, step: int, loss: Any, lr: float) -> None:
+def naive_step_(entries: list[Trainable], noise: Noise, step: int, loss: Any, lr: float) -> None:
     """Algorithm 1 in place, in the dtype of the weights, rounded to nearest."""
 
     def move(c: float) -> None:

@@ -7,13 +7,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from zerograd import MeZOConfig, MeZOTrainer
 from zerograd.tasks import get_task
-from zerograd.tasks.data import Wanted, load_splits
+from zerograd.tasks.data import SplitSizes, load_splits
 from zerograd.training.models import demo_folder
 
 folder = sys.argv[1] if len(sys.argv) > 1 else "runs/example-accuracy"
 name = demo_folder("model")
 task = replace(get_task("sst2"), objective="accuracy")
-splits = load_splits(task, demo_folder("data"), Wanted(train=640, dev=100, test=200))
+splits = load_splits(task, demo_folder("data"), SplitSizes(train=640, dev=100, test=200))
 trainer = MeZOTrainer(
     AutoModelForCausalLM.from_pretrained(name),
     # a larger eps than for a loss: a step too small flips no answer

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from zerograd import MeZOConfig, MeZOTrainer
 from zerograd.tasks import get_task
-from zerograd.tasks.data import Wanted, load_splits
+from zerograd.tasks.data import SplitSizes, load_splits
 from zerograd.training.models import demo_folder
 
 folder = sys.argv[1] if len(sys.argv) > 1 else "runs/example-lora"
@@ -15,7 +15,7 @@ name = demo_folder("model")
 base = AutoModelForCausalLM.from_pretrained(name, quantization_config=BitsAndBytesConfig(load_in_8bit=True))
 model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"]))
 model.print_trainable_parameters()
-splits = load_splits(get_task("sst2"), demo_folder("data"), Wanted(train=320, dev=100, test=200))
+splits = load_splits(get_task("sst2"), demo_folder("data"), SplitSizes(train=320, dev=100, test=200))
 trainer = MeZOTrainer(
     model,
     MeZOConfig(folder, learning_rate=1e-3, eps=1e-2, max_steps=40, report_to="none"),

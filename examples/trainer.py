@@ -6,13 +6,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from zerograd import MeZOConfig, MeZOTrainer
 from zerograd.tasks import get_task
-from zerograd.tasks.data import Wanted, load_splits
+from zerograd.tasks.data import SplitSizes, load_splits
 from zerograd.training.models import demo_folder
 
 folder = sys.argv[1] if len(sys.argv) > 1 else "runs/example-trainer"
 name = demo_folder("model")
 tokenizer = AutoTokenizer.from_pretrained(name)
-splits = load_splits(get_task("sst2"), demo_folder("data"), Wanted(train=320, dev=100, test=200))
+splits = load_splits(get_task("sst2"), demo_folder("data"), SplitSizes(train=320, dev=100, test=200))
 trainer = MeZOTrainer(
     AutoModelForCausalLM.from_pretrained(name),
     MeZOConfig(

@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from architectures import same, state
 from zerograd import MeZO, replay
-from zerograd.evaluation.bound_task import TaskSide
+from zerograd.evaluation.bound_task import BoundTask
 from zerograd.tasks import get_task
-from zerograd.tasks.data import Wanted, load_splits
+from zerograd.tasks.data import SplitSizes, load_splits
 from zerograd.training.models import load_model
 
 pytestmark = pytest.mark.real
@@ -50,7 +50,7 @@ def test_language_model_loss_falls_on_stories(stories: Path, shared: Path, tmp_p
 def test_masked_model_zero_shot_and_after_training(minilm: Path, shared: Path) -> None:
     """Zero-shot as the model's own README says (69.4 % of the first 500 rows), and a training loss that falls."""
     model, tokenizer = load_model(str(minilm), "auto")
-    side = TaskSide.make("sst2", model, tokenizer)
+    side = BoundTask.make("sst2", model, tokenizer)
     task, data = get_task("sst2"), shared / "data" / "sst2"
     from zerograd.tasks.data import load_split
 
@@ -58,7 +58,7 @@ def test_masked_model_zero_shot_and_after_training(minilm: Path, shared: Path) -
         model, side.encode(load_split(task, data, "validation")[0].select(range(500))), progress=False
     )
     assert first["accuracy"] == pytest.approx(0.694, abs=0.005)
-    splits = load_splits(task, data, Wanted(64, 8, 8, seed=0))
+    splits = load_splits(task, data, SplitSizes(64, 8, 8, seed=0))
     train = side.encode(splits.train)
     before = side.evaluate(model, train, progress=False)["loss"]
     optimizer = MeZO(model.named_parameters(), lr=1e-5, seed=0)

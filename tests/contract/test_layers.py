@@ -20,9 +20,6 @@ EXCEPTIONS = {
     ("evaluation", "zerograd.core.places"),  # where a model's inputs must be
     ("evaluation", "zerograd.core.perturb.lockstep"),
 }
-    ("evaluation", "zerograd.core.places"),
-    ("evaluation", "zerograd.core.perturb.lockstep"),
-}  # where a model's inputs must be
 DOORS = {  # what may import a dependency that the rest must run without
     "triton": {"noise.gpu", "noise.gpu_kernels"},
     "numba": {"noise.cpu", "noise.cpu_half", "noise.cpu_tiles", "noise.jobs"},

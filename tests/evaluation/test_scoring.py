@@ -11,14 +11,14 @@ import torch.nn.functional as F
 
 from architectures import MASKED, VOCABULARY, make_tiny
 from zerograd import MeZO
-from zerograd.evaluation.bound_task import TaskSide
+from zerograd.evaluation.bound_task import BoundTask
 from zerograd.evaluation.evaluate import score_candidates
 from zerograd.evaluation.head import AnswerHead
 from zerograd.evaluation.logprobs import UNLIMITED, packable_length, read_logits
 from zerograd.evaluation.losses import answer_loss, cross_entropy, error_rate
 from zerograd.evaluation.packing import CALL_TOKENS, bounded, cheapest_cuts, collate, lay_out, make_part
 from zerograd.tasks import TASKS, Query
-from zerograd.tasks.data import Wanted, load_splits
+from zerograd.tasks.data import SplitSizes, load_splits
 from zerograd.tasks.prompts import Example
 
 LABELS = [5, 9, 30]
@@ -245,8 +245,8 @@ def test_scores_of_every_task_are_those_of_the_plain_loop(
         model: Any = AutoModelForCausalLM.from_pretrained(stories, dtype=torch.float32).eval()
     else:
         model = random_model(kind, len(tokenizer))
-    rows = load_splits(TASKS[task], shared / "data" / task, Wanted(4, 4, 5, seed=2)).test
-    side = TaskSide.make(task, model, tokenizer)
+    rows = load_splits(TASKS[task], shared / "data" / task, SplitSizes(4, 4, 5, seed=2)).test
+    side = BoundTask.make(task, model, tokenizer)
     examples = side.encode(rows)
     assert side.packed_length == (0 if kind == "roberta" else UNLIMITED)
     check([p.scores for p in side.predict(model, examples, progress=False)], alone(model, examples))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from zerograd.evaluation.bound_task import TaskSide
+from zerograd.evaluation.bound_task import BoundTask
 from zerograd.tasks import Task
 from zerograd.tasks.prompts import Prompter, PromptError
 
@@ -94,7 +94,7 @@ def test_the_loss_is_that_of_the_models_own_labels(tokenizer: PreTrainedTokenize
     import torch
 
     model = AutoModelForCausalLM.from_pretrained(stories, dtype=torch.float32).eval()
-    side = TaskSide.make(CHAT, model, tokenizer)
+    side = BoundTask.make(CHAT, model, tokenizer)
     examples = side.encode([turns("Hi", "Once upon", "Go on", "a time."), turns("A dog", "barked at me.")])
     losses, count = 0.0, 0
     with torch.no_grad():

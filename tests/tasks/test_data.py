@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset
 
 from zerograd.tasks import Task, get_task
-from zerograd.tasks.data import DataError, Splits, Wanted, load_splits
+from zerograd.tasks.data import DataError, Splits, SplitSizes, load_splits
 from zerograd.training.models import demo_folder
 
 MOOD = Task("mood", "{text} It was", labels=("bad", "fine", "good"))
@@ -32,8 +32,8 @@ def texts(splits: Splits) -> tuple[set[str], set[str], set[str]]:
 
 def test_the_papers_sampling_by_seed() -> None:
     task, data = get_task("sst2"), demo_folder("data")
-    one, again = (load_splits(task, data, Wanted(100, 50, 60, seed=1)) for _ in range(2))
-    other = load_splits(task, data, Wanted(100, 50, 60, seed=2))
+    one, again = (load_splits(task, data, SplitSizes(100, 50, 60, seed=1)) for _ in range(2))
+    other = load_splits(task, data, SplitSizes(100, 50, 60, seed=2))
     assert one == again
     assert [len(p) for p in (one.train, one.dev, one.test)] == [100, 50, 60]
     assert not {r["index"] for r in one.train} & {r["index"] for r in one.dev}
@@ -41,35 +41,35 @@ def test_the_papers_sampling_by_seed() -> None:
     assert one.test != other.test
     assert any("150 of 1500 rows are used" in note for note in one.notes)
     assert any("60 of 1000 rows are used" in note for note in one.notes)
-    whole = load_splits(task, data, Wanted())
+    whole = load_splits(task, data, SplitSizes())
     assert [len(p) for p in (whole.train, whole.dev, whole.test)] == [1000, 500, 1000]
     assert whole.notes == ()
 
 
 def test_too_few_rows_shrink_in_proportion(tmp_path: Path) -> None:
-    splits = load_splits(MOOD, write(tmp_path, train=30, validation=5), Wanted(40, 20, 100))
+    splits = load_splits(MOOD, write(tmp_path, train=30, validation=5), SplitSizes(40, 20, 100))
     assert [len(p) for p in (splits.train, splits.dev, splits.test)] == [20, 10, 5]
 
 
 def test_few_shots_of_each_class(tmp_path: Path) -> None:
     folder = write(tmp_path, train=60, validation=5)
-    splits = load_splits(MOOD, folder, Wanted(k=4))
+    splits = load_splits(MOOD, folder, SplitSizes(k=4))
     for part in (splits.train, splits.dev):
         assert Counter(r["label"] for r in part) == {0: 4, 1: 4, 2: 4}
     assert not texts(splits)[0] & texts(splits)[1]
-    scarce = load_splits(MOOD, folder, Wanted(k=15))
+    scarce = load_splits(MOOD, folder, SplitSizes(k=15))
     assert Counter(r["label"] for r in scarce.train) == {0: 10, 1: 10, 2: 10}
     assert "class 'bad' has 20 rows: 10 instead of 15 for training" in scarce.notes
     with pytest.raises(DataError, match="need a classification task"):
-        load_splits(get_task("squad"), folder, Wanted(k=4))
+        load_splits(get_task("squad"), folder, SplitSizes(k=4))
 
 
 def test_ready_splits_and_own_folders(tmp_path: Path) -> None:
     train, elsewhere = write(tmp_path / "k16", train=30, validation=9), write(tmp_path / "all", validation=12)
-    splits = load_splits(MOOD, train, Wanted(), test_data=elsewhere)
+    splits = load_splits(MOOD, train, SplitSizes(), test_data=elsewhere)
     assert [len(p) for p in (splits.train, splits.dev, splits.test)] == [30, 9, 12]
     assert all(t.startswith("validation") for t in texts(splits)[1])
-    three = load_splits(MOOD, write(tmp_path / "own", train=30, validation=9, test=7), Wanted())
+    three = load_splits(MOOD, write(tmp_path / "own", train=30, validation=9, test=7), SplitSizes())
     assert [len(p) for p in (three.train, three.dev, three.test)] == [30, 9, 7]
     assert all(t.startswith("test") for t in texts(three)[2])
 
@@ -78,7 +78,7 @@ def test_ready_splits_and_own_folders(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["sst2", "sst5", "trec", "mnli", "snli", "rte"])
 def test_the_few_shot_splits_of_the_paper(shared: Path, name: str) -> None:
     task = get_task(name)
-    splits = load_splits(task, shared / "data" / "k16" / name / "42", Wanted(), test_data=shared / "data" / name)
+    splits = load_splits(task, shared / "data" / "k16" / name / "42", SplitSizes(), test_data=shared / "data" / name)
     assert len(splits.train) == len(splits.dev) == 16 * len(task.labels)
     if name != "snli":  # whose file for this seed has 14, 16 and 18
         assert set(Counter(r[task.label_column] for r in splits.train).values()) == {16}
@@ -97,7 +97,7 @@ def test_one_file_of_any_format_is_its_own_test_set(tmp_path: Path, kind: str) -
         data.to_parquet(path)
     else:
         data.to_json(path)
-    splits = load_splits(MOOD, path, Wanted())
+    splits = load_splits(MOOD, path, SplitSizes())
     assert [len(p) for p in (splits.train, splits.dev, splits.test)] == [26, 14, 10]
     together = set().union(*texts(splits))
     assert len(together) == 50
@@ -109,7 +109,7 @@ def test_rows_without_a_label_on_the_hub_are_left_out_and_counted(tmp_path: Path
     lines = [{"sentence": f"s{i}", "label": -1 if i < 3 else i % 2} for i in range(20)]
     for split in ("train", "validation"):
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    splits = load_splits(get_task("sst2"), tmp_path, Wanted())
+    splits = load_splits(get_task("sst2"), tmp_path, SplitSizes())
     assert len(splits.test) == 17
     assert sum("3 rows without a label (-1) were left out" in note for note in splits.notes) == 2
 
@@ -130,7 +130,7 @@ def test_data_that_cannot_be_used(tmp_path: Path, content: str, words: str) -> N
     path = tmp_path / "mine.jsonl"
     path.write_text(content)
     with pytest.raises(DataError, match=words):
-        load_splits(MOOD, path, Wanted())
+        load_splits(MOOD, path, SplitSizes())
 
 
 def test_missing_files(tmp_path: Path) -> None:
@@ -141,6 +141,6 @@ def test_missing_files(tmp_path: Path) -> None:
         (tmp_path / "none", "no such folder or file"),
     ):
         with pytest.raises(DataError, match=words):
-            load_splits(MOOD, path, Wanted())
+            load_splits(MOOD, path, SplitSizes())
     with pytest.raises(DataError, match="no data set on the hub"):
-        load_splits(MOOD, None, Wanted())
+        load_splits(MOOD, None, SplitSizes())

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegressionCV
 
 from zerograd.cli.arguments import DataArguments
 from zerograd.cli.run import Setup, set_up
-from zerograd.evaluation.bound_task import TaskSide
+from zerograd.evaluation.bound_task import BoundTask
 from zerograd.tasks import get_task
 from zerograd.tasks.prompts import PromptError
 from zerograd.training.adapters import Tuning
@@ -82,6 +82,6 @@ def test_what_a_probe_cannot_do() -> None:
     with pytest.raises(PromptError, match="every class; there is none of 'terrible'"):
         linear_probe(setup.model, setup.side, [e for e in setup.train if e.query.correct[0]], progress=False)
     choice = replace(get_task("copa"), objective=None)
-    side = TaskSide.make(choice, setup.model, setup.tokenizer)
+    side = BoundTask.make(choice, setup.model, setup.tokenizer)
     with pytest.raises(PromptError, match="one token each"):
         linear_probe(setup.model, side, side.encode([choice.example]), progress=False)

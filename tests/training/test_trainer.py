@@ -11,9 +11,9 @@ from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallba
 from architectures import VOCABULARY, make_tiny, same, state
 from zerograd import LogError, MeZO, MeZOConfig, MeZOMixin, MeZOTrainer, StepLog, replay
 from zerograd.estimators import SPSA
-from zerograd.evaluation.bound_task import TaskSide
+from zerograd.evaluation.bound_task import BoundTask
 from zerograd.tasks import get_task
-from zerograd.tasks.data import Wanted, load_splits
+from zerograd.tasks.data import SplitSizes, load_splits
 from zerograd.tasks.prompts import PromptError
 from zerograd.training.models import demo_folder, load_model
 from zerograd.updates import SGD
@@ -27,7 +27,7 @@ def demo() -> tuple[Any, Any]:
 
 @pytest.fixture(scope="module")
 def splits() -> Any:
-    return load_splits(get_task("sst2"), demo_folder("data"), Wanted(32, 40, 10, seed=3))
+    return load_splits(get_task("sst2"), demo_folder("data"), SplitSizes(32, 40, 10, seed=3))
 
 
 def config(folder: Path, **more: Any) -> MeZOConfig:
@@ -48,7 +48,7 @@ def test_the_raw_loop_the_trainer_and_the_command_give_the_same_bits(tmp_path: P
     trainer = make(tmp_path / "trainer", splits)
     trainer.train()
     model, tokenizer = demo()
-    side = TaskSide.make("sst2", model, tokenizer)
+    side = BoundTask.make("sst2", model, tokenizer)
     optimizer = MeZO(model.named_parameters(), lr=1e-4, seed=42, log=tmp_path / "raw.zlog")
     steps = 0
     while steps < STEPS:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from zerograd.evaluation.rewards import Reward
 from zerograd.tasks import MESSAGES, Task, TaskError, custom_task, get_task
-from zerograd.tasks.data import Splits, Wanted, columns_of, load_splits
+from zerograd.tasks.data import Splits, SplitSizes, columns_of, load_splits
 from zerograd.training.models import demo_folder
 
 STOPS = {"newline": "\n", "none": None}
@@ -163,5 +163,5 @@ def task_of(args: TaskArguments) -> Task:
 def splits_of(args: DataArguments, task: Task, seed: int) -> Splits:
     """The rows that the arguments describe; DataError as `load_splits`."""
     source = args.data or (str(demo_folder("data")) if args.model is None else None)
-    wanted = Wanted(args.num_train, args.num_dev, args.num_test, args.k, seed)
+    wanted = SplitSizes(args.num_train, args.num_dev, args.num_test, args.k, seed)
     return load_splits(task, source, wanted, args.test_data)

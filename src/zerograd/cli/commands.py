@@ -15,7 +15,7 @@ from zerograd.core.directions import check_directions
 from zerograd.core.memory import peak_memory_bytes
 from zerograd.core.perturb.offload import offload
 from zerograd.core.steplog import StepLog, holds_run
-from zerograd.evaluation.bound_task import TaskSide
+from zerograd.evaluation.bound_task import BoundTask
 from zerograd.evaluation.evaluate import Prediction
 from zerograd.tasks.prompts import Example
 from zerograd.training.adapters import Tuning
@@ -103,7 +103,7 @@ def evaluate(args: EvalArguments) -> None:
         replay_onto(args.log, model, args.step)
     if args.offload:
         offload(model, "cuda")
-    side = TaskSide.make(task, model, tokenizer)
+    side = BoundTask.make(task, model, tokenizer)
     _print_all([*splits.notes, *side.prompter.remarks(), *remarks(args)])
     demos = side.draw_demos(splits.train, args.demos, len(splits.test), args.demo_sets == "each", args.seed)
     notes: list[str] = []
@@ -155,7 +155,7 @@ def rebuild(args: ReplayArguments) -> None:
     print(f"rebuilt model: {folder}\nNext: {command_line('eval', '--model', folder, *more)}")
 
 
-def _write(args: EvalArguments, side: TaskSide, test: list[Example], predictions: list[Prediction]) -> None:
+def _write(args: EvalArguments, side: BoundTask, test: list[Example], predictions: list[Prediction]) -> None:
     if args.predictions is not None:
         write_predictions(args.predictions, predictions)
         print(f"predictions: {args.predictions}")

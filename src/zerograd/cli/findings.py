@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from zerograd.core.files import whole_file
-from zerograd.evaluation.bound_task import TaskSide
+from zerograd.evaluation.bound_task import BoundTask
 from zerograd.evaluation.evaluate import Prediction
 from zerograd.tasks.prompts import Example
 
@@ -18,7 +18,7 @@ SHOWN = 1500  # characters of a prompt
 
 
 def write_findings(
-    folder: Path, side: TaskSide, examples: Sequence[Example], predictions: Sequence[Prediction]
+    folder: Path, side: BoundTask, examples: Sequence[Example], predictions: Sequence[Prediction]
 ) -> list[Path]:
     """Write `confusion.png` (classification) and `worst.md`; returns what was written."""
     written = [folder / "worst.md"]
@@ -77,7 +77,7 @@ def badness(prediction: Prediction) -> float:
     return max(wrong, default=-np.inf) - max(scores[i] for i in prediction.right)
 
 
-def _worst(side: TaskSide, examples: Sequence[Example], predictions: Sequence[Prediction]) -> str:
+def _worst(side: BoundTask, examples: Sequence[Example], predictions: Sequence[Prediction]) -> str:
     order = sorted(range(len(predictions)), key=lambda i: -badness(predictions[i]))[:WORST]
     lines = [f"# The worst {len(order)} of {len(predictions)} test rows, by {side.metric}", ""]
     for place, i in enumerate(order, 1):
@@ -85,7 +85,7 @@ def _worst(side: TaskSide, examples: Sequence[Example], predictions: Sequence[Pr
     return "\n".join(lines)
 
 
-def _shown(side: TaskSide, example: Example, prediction: Prediction) -> list[str]:
+def _shown(side: BoundTask, example: Example, prediction: Prediction) -> list[str]:
     prompt = example.query.prompt or str(side.prompter.tokenizer.decode(example.prefix))
     cut = "" if len(prompt) <= SHOWN else f"(… {len(prompt) - SHOWN} characters)\n"
     lines = ["~~~text", cut + prompt[-SHOWN:], "~~~", ""]

@@ -12,7 +12,7 @@ from peft import PeftModel
 from zerograd.cli.arguments import DataArguments, splits_of, task_of
 from zerograd.cli.preflight import check_device
 from zerograd.core.perturb.offload import offload
-from zerograd.evaluation.bound_task import TaskSide
+from zerograd.evaluation.bound_task import BoundTask
 from zerograd.tasks import Row, Task
 from zerograd.tasks.prompts import Example
 from zerograd.training.adapters import Tuning, apply_tuning
@@ -29,7 +29,7 @@ class Setup:
 
     model: Any
     tokenizer: Any
-    side: TaskSide
+    side: BoundTask
     train: list[Example]
     dev: list[Example]
     test: list[Example]
@@ -91,7 +91,7 @@ def set_up(
         model = apply_tuning(model, tuning, masked=masked, seed=seed, resumed=resumed)
     if data.offload:
         offload(model, "cuda")
-    side = TaskSide.make(task, model, tokenizer)
+    side = BoundTask.make(task, model, tokenizer)
     notes = [*splits.notes, *side.prompter.remarks()]
     if demos > len(splits.train):
         notes.append(f"{demos} demonstrations are asked for; there are {len(splits.train)} training rows, all shown")
@@ -105,7 +105,7 @@ def set_up(
 
 
 def encode(
-    side: TaskSide,
+    side: BoundTask,
     rows: Sequence[Row],
     split: str,
     notes: list[str],

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from zerograd.core.directions import Directions
 from zerograd.core.interrupts import uninterrupted
-from zerograd.core.parameters import Entry
+from zerograd.core.parameters import Trainable
 from zerograd.core.perturb.prefetch import PART, Change, Piece, Stage
 from zerograd.core.steplog import LogError
 from zerograd.noise import Moments, Terms
@@ -155,7 +155,7 @@ class Updater:
         last = self._history[-1].factors if self._history else None
         return Past(step, last if last is not None and np.array_equal(last, factors) else factors)
 
-    def _apply_history(self, entry: Entry, step: Step, plan: Plan) -> None:
+    def _apply_history(self, entry: Trainable, step: Step, plan: Plan) -> None:
         lr, weights, factors = step.lr[entry.group], plan.weights, plan.factors[:, entry.index]
         if not weights.sign and not weights.second:
             coefficients = (-lr * plan.g / plan.n * factors * plan.weight).astype(np.float32)
@@ -170,7 +170,7 @@ class Updater:
             terms = Terms(plan.at, (plan.g / plan.n * factors).astype(np.float32), moments)
         self._add(entry, terms, step)
 
-    def _add(self, entry: Entry, terms: Terms | torch.Tensor, step: Step) -> None:
+    def _add(self, entry: Trainable, terms: Terms | torch.Tensor, step: Step) -> None:
         """What changes a weight, and nothing else does."""
         keep = float(np.float32(1 - step.lr[entry.group] * self.weight_decay[entry.group]))
         noise, low = self.directions.noise, self._low.get(entry)
@@ -179,7 +179,7 @@ class Updater:
             return
         noise.add_(entry.tensor, terms, tensor=entry.index, keep=keep, rounding=step.number, low=low)
 
-    def _pieces(self, entry: Entry, terms: Terms, keep: float, number: int) -> list[tuple[Piece, Change]]:
+    def _pieces(self, entry: Trainable, terms: Terms, keep: float, number: int) -> list[tuple[Piece, Change]]:
         """The same for a tensor whose home is main memory: to be changed on the device, part by part."""
         noise, rows = self.directions.noise, entry.tensor.shape[0]
         many = rows if noise.rank else max(1, PART * rows // entry.tensor.nbytes)

@@ -14,7 +14,7 @@ CHUNK = 1 << 26  # elements hashed at a time, so that a fingerprint needs no sec
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class Trainable:
     """One trainable tensor: its number in the run (`index`), its name and its parameter group."""
 
     index: int
@@ -67,7 +67,7 @@ class Parameters:
             )
         _check_names_and_memory(list(first.values()))
         ordered = sorted(first.values(), key=lambda item: item[0])
-        self.entries = [Entry(i, *item) for i, item in enumerate(ordered)]
+        self.entries = [Trainable(i, *item) for i, item in enumerate(ordered)]
         by_name = {e.name: e for e in self.entries}
         self.by_id = {key: by_name[name] for key, name in aliases.items()}
 

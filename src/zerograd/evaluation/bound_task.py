@@ -1,4 +1,4 @@
-"""`TaskSide`: a task, a tokenizer and a model's kind bound together, as the Trainer and the command line use them."""
+"""`BoundTask`: a task, a tokenizer and a model's kind bound together, as the Trainer and the command line use them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ def context_length(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 @dataclass(frozen=True)
-class TaskSide:
+class BoundTask:
     """Everything about a run that knows text: prompts, collation, objective, predictions, metrics.
 
     Args:
@@ -83,7 +83,7 @@ class TaskSide:
     objective: str
 
     @classmethod
-    def make(cls, task: str | Task, model: Any, tokenizer: PreTrainedTokenizerBase | None) -> "TaskSide":
+    def make(cls, task: str | Task, model: Any, tokenizer: PreTrainedTokenizerBase | None) -> "BoundTask":
         """Bind a task (or the name of one) to a model and its tokenizer.
 
         Raises:

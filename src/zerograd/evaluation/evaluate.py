@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from zerograd.core.places import compute_device
 from zerograd.evaluation.logprobs import branch_means, token_scores
-from zerograd.evaluation.packing import CALL_TOKENS, Layout, bounded, cheapest_cuts, lay_out, make_part
+from zerograd.evaluation.packing import CALL_TOKENS, PackedExample, bounded, cheapest_cuts, lay_out, make_part
 from zerograd.tasks.prompts import Example
 
 BATCH_TOKENS = 2048  # tokens a forward, padding included
@@ -74,7 +74,7 @@ def score_candidates(
     return [results[i] for i in range(len(examples))]
 
 
-def batches(layouts: list[Layout], vocabulary: int) -> Iterator[list[Layout]]:
+def batches(layouts: list[PackedExample], vocabulary: int) -> Iterator[list[PackedExample]]:
     """Layouts of ascending length, cut into forwards so that little padding is computed."""
     for first in range(0, len(layouts), WINDOW):
         window = layouts[first : first + WINDOW]

@@ -23,7 +23,7 @@ Part = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Layout:
+class PackedExample:
     """How an example is fed and what is read from it.
 
     Args:
@@ -51,7 +51,7 @@ class Layout:
         return [number in self.example.query.correct for number in self.numbers]
 
 
-def lay_out(example: Example, branches: str = "all", packed: bool = True) -> Layout:
+def lay_out(example: Example, branches: str = "all", packed: bool = True) -> PackedExample:
     """Lay out an example.
 
     Args:
@@ -60,7 +60,7 @@ def lay_out(example: Example, branches: str = "all", packed: bool = True) -> Lay
         packed: All branches in one row; else one row each, for models that know no such attention.
     """
     right = example.query.correct[0] if example.query.correct else 0
-    layout = Layout(example, list(range(len(example.branches))) if branches == "all" else [right])
+    layout = PackedExample(example, list(range(len(example.branches))) if branches == "all" else [right])
     prefix, chosen = example.prefix, [example.branches[i] for i in layout.numbers]
     if example.position is not None:
         layout.rows.append(_row(prefix))
@@ -98,12 +98,12 @@ def _positions(example: Example, branch: list[int], whole: bool) -> Iterator[int
         yield from range(max(1, start), end if stop is None else min(stop, end))
 
 
-def _score(layout: Layout, source: tuple[int, int], token: int, branch: int) -> None:
+def _score(layout: PackedExample, source: tuple[int, int], token: int, branch: int) -> None:
     slot = layout.reads.setdefault(source, len(layout.reads))
     layout.scored.append((slot, token, branch))
 
 
-def make_part(layouts: Sequence[Layout], pad_token_id: int, label_ids: list[int] | None = None) -> Part:
+def make_part(layouts: Sequence[PackedExample], pad_token_id: int, label_ids: list[int] | None = None) -> Part:
     """Tensors of one forward.
 
     Args:
@@ -175,9 +175,9 @@ def collate(
     return {"parts": parts, "examples": len(examples), "tokens": sum(len(layout.scored) for layout in layouts)}
 
 
-def bounded(layouts: Sequence[Layout], tokens: int | None, vocabulary: int) -> list[list[Layout]]:
+def bounded(layouts: Sequence[PackedExample], tokens: int | None, vocabulary: int) -> list[list[PackedExample]]:
     """Cut layouts of ascending length so that a part has at most so many padded tokens, and MAX_LOGITS logits."""
-    parts: list[list[Layout]] = []
+    parts: list[list[PackedExample]] = []
     rows = reads = 0
     for layout in layouts:
         rows, reads = rows + len(layout.rows), reads + len(layout.reads)

@@ -32,7 +32,7 @@ class Splits:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SplitSizes:
     """How many rows to draw.
 
     Args:
@@ -62,7 +62,7 @@ class Wanted:
         return train, dev, test
 
 
-def load_splits(task: Task, data: str | Path | None, wanted: Wanted, test_data: str | Path | None = None) -> Splits:
+def load_splits(task: Task, data: str | Path | None, wanted: SplitSizes, test_data: str | Path | None = None) -> Splits:
     """Training and dev rows from one shuffled train split, test rows from the test split.
 
     Training rows are the first of a permutation by the seed, dev rows the next; with `k`, the first k of each class

@@ -48,7 +48,7 @@ class Example:
 
 
 @dataclass
-class Cuts:
+class Truncation:
     """What was left out to fit the model's context."""
 
     rows: int = 0
@@ -152,13 +152,13 @@ class Prompter:
 
     def encode(
         self, rows: Sequence[Row], demos: Sequence[Sequence[Row]] | None = None, progress: bool = False
-    ) -> tuple[list[Example], Cuts]:
+    ) -> tuple[list[Example], Truncation]:
         """Encode rows, each after its demonstrations if there are any; the second value counts what did not fit.
 
         Raises:
             PromptError: A row that cannot be rendered or does not fit; it is named.
         """
-        examples, cuts = [], Cuts(len(rows))
+        examples, cuts = [], Truncation(len(rows))
         hidden = not progress or len(rows) < BAR_FROM
         for number, row in enumerate(tqdm(rows, desc="encoding", unit="row", disable=hidden, leave=False)):
             shown = demos[number % len(demos)] if demos else ()
@@ -177,7 +177,7 @@ class Prompter:
             return query.prompt.replace(MASK, " " + query.candidates[query.correct[0]]).strip()
         return (query.target or query.candidates[query.correct[0]]).strip()
 
-    def _encode(self, index: int, row: Row, demos: list[str], cuts: Cuts) -> Example:
+    def _encode(self, index: int, row: Row, demos: list[str], cuts: Truncation) -> Example:
         if self.task.kind == "chat":
             prefix, branch, spans, cut = encode_chat(self.tokenizer, row, self.max_length, self.max_new_tokens)
             cuts.shortened += cut

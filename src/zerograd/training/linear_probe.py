@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from tqdm.auto import tqdm
 
 from zerograd.core.places import compute_device
-from zerograd.evaluation.bound_task import TaskSide
+from zerograd.evaluation.bound_task import BoundTask
 from zerograd.evaluation.evaluate import batches
 from zerograd.evaluation.logprobs import read_states
 from zerograd.evaluation.packing import lay_out, make_part
@@ -29,7 +29,7 @@ FULL, EARLY = {"max_iter": 5000, "tol": 1e-4}, {"max_iter": 1000, "tol": 1e-2}
 
 
 def linear_probe(
-    model: Any, side: TaskSide, examples: list[Example], *, early_stopping: bool = False, progress: bool = True
+    model: Any, side: BoundTask, examples: list[Example], *, early_stopping: bool = False, progress: bool = True
 ) -> int:
     """Fit a linear classifier of the label words on frozen features and put it into the model's head.
 
@@ -72,7 +72,9 @@ def linear_probe(
 
 
 @torch.no_grad()
-def hidden_states(model: Any, side: TaskSide, examples: list[Example], progress: bool = True) -> tuple[np.ndarray, int]:
+def hidden_states(
+    model: Any, side: BoundTask, examples: list[Example], progress: bool = True
+) -> tuple[np.ndarray, int]:
     """What the head reads where each answer is written (the last position, or the mask), and the forwards taken.
 
     Returns:

@@ -7,7 +7,7 @@ import numpy as np
 from transformers import Trainer
 from transformers.trainer_utils import PredictionOutput
 
-from zerograd.evaluation.bound_task import TaskSide
+from zerograd.evaluation.bound_task import BoundTask
 
 
 class TaskTrainer(Trainer):
@@ -16,49 +16,49 @@ class TaskTrainer(Trainer):
     Args:
         model: A causal or masked language model, or a PeftModel of one.
         args: `TrainingArguments`.
-        task: Name of a task, a `Task`, or one bound to the model (`TaskSide`): `train_dataset` and `eval_dataset` are
+        task: Name of a task, a `Task`, or one bound to the model (`BoundTask`): `train_dataset` and `eval_dataset` are
             then its rows, the loss is the task's objective, and its metric is reported and selects the best
             checkpoint.
         **kwargs: As for `transformers.Trainer`; with `task`, `processing_class` is the tokenizer.
     """
 
     def __init__(self, model: Any = None, args: Any = None, *, task: Any = None, **kwargs: Any) -> None:
-        self.task_side: TaskSide | None = None
+        self.bound_task: BoundTask | None = None
         if task is not None:
-            bound = isinstance(task, TaskSide)
-            self.task_side = task if bound else TaskSide.make(task, model, kwargs.get("processing_class"))
+            bound = isinstance(task, BoundTask)
+            self.bound_task = task if bound else BoundTask.make(task, model, kwargs.get("processing_class"))
             for key in ("train_dataset", "eval_dataset"):
                 rows = kwargs.get(key)
                 if isinstance(rows, dict):
-                    kwargs[key] = {name: self.task_side.encode(part) for name, part in rows.items()}
+                    kwargs[key] = {name: self.bound_task.encode(part) for name, part in rows.items()}
                 elif rows is not None:
-                    kwargs[key] = self.task_side.encode(rows)
-            kwargs.setdefault("data_collator", self.task_side.collate)
+                    kwargs[key] = self.bound_task.encode(rows)
+            kwargs.setdefault("data_collator", self.bound_task.collate)
             if args is not None:
                 args.remove_unused_columns = False  # the collator reads examples, not the model's columns
                 if not getattr(args, "metric_given", False):
-                    args.metric_for_best_model = self.task_side.metric
-                    args.greater_is_better = self.task_side.metric != "loss"
+                    args.metric_for_best_model = self.bound_task.metric
+                    args.greater_is_better = self.bound_task.metric != "loss"
         super().__init__(model, args, **kwargs)
         if task is not None:
             self.loss_is_scaled_for_ga = False  # the task's loss is the mean of each micro-batch
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The task's loss, or the model's own."""
-        if self.task_side is None:
+        if self.bound_task is None:
             return super().compute_loss(model, inputs, *args, **kwargs)
-        return self.task_side.loss(model, inputs)
+        return self.bound_task.loss(model, inputs)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """The task's metric and loss on examples (encoded or rows), or the Trainer's own evaluation."""
         examples: Any = self.eval_dataset if eval_dataset is None else eval_dataset
-        if self.task_side is None or isinstance(examples, dict):  # the Trainer calls back for each of several
+        if self.bound_task is None or isinstance(examples, dict):  # the Trainer calls back for each of several
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if isinstance(examples, str):
             examples = self.eval_dataset[examples]  # type: ignore[index]
-        measured = self.task_side.evaluate(self.model, self.task_side.encode(examples), not self.args.disable_tqdm)
+        measured = self.bound_task.evaluate(self.model, self.bound_task.encode(examples), not self.args.disable_tqdm)
         metrics = {f"{metric_key_prefix}_{key}": value for key, value in measured.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -68,10 +68,10 @@ class TaskTrainer(Trainer):
         self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
     ) -> PredictionOutput:
         """Scores (rows, candidates) or answers, right ones and metrics, or the Trainer's own predictions."""
-        if self.task_side is None:
+        if self.bound_task is None:
             return super().predict(test_dataset, ignore_keys, metric_key_prefix)
-        predictions = self.task_side.predict(self.model, self.task_side.encode(test_dataset))
-        measured = {f"{metric_key_prefix}_{k}": v for k, v in self.task_side.measure(predictions).items()}
+        predictions = self.bound_task.predict(self.model, self.bound_task.encode(test_dataset))
+        measured = {f"{metric_key_prefix}_{k}": v for k, v in self.bound_task.measure(predictions).items()}
         answers = [(p.predicted, p.answers) if p.scores is None else (p.scores, p.correct) for p in predictions]
         made, right = zip(*answers, strict=True)
         return PredictionOutput(_array(made), _array(right), measured)

@@ -231,7 +231,7 @@ class MeZOTrainer(MeZOMixin, TaskTrainer):  # type: ignore[misc]
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """As the mixin's; says which way of probing is fast where a probe generates text."""
         optimizer = super().create_optimizer(model)
-        if self.task_side is not None and self.task_side.generates and optimizer is self.mezo:
+        if self.bound_task is not None and self.bound_task.generates and optimizer is self.mezo:
             if self.mezo.perturber.probing == "streamed":
                 logger.warning(SLOW_GENERATION)
         return optimizer

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.overrides import _get_current_function_mode_stack
 
-from zerograd.core.parameters import Entry, Parameters
+from zerograd.core.parameters import Parameters, Trainable
 from zerograd.core.perturb.prefetch import Stage, exactly, move_small
 from zerograd.core.perturb.scratch import Copies
 from zerograd.core.perturb.streaming import Reads
@@ -36,7 +36,7 @@ def offload(model: Any, device: torch.device | str) -> None:
         part.__dict__[DEVICE] = device
 
 
-def _streamed(forward: Any, held: dict[int, Entry], copies: Copies, stage: Stage) -> Any:
+def _streamed(forward: Any, held: dict[int, Trainable], copies: Copies, stage: Stage) -> Any:
     """A forward that reads what is held through the stage, but for what a probe hands out itself."""
 
     @functools.wraps(forward)

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from zerograd.core.interrupts import uninterrupted
-from zerograd.core.parameters import Entry, Parameters
+from zerograd.core.parameters import Parameters, Trainable
 from zerograd.core.perturb.lockstep import Lanes
 from zerograd.core.perturb.prefetch import Stage
 from zerograd.core.perturb.scratch import Copies
@@ -65,16 +65,16 @@ class Perturber:
         if probing == "auto":
             probing = "snapshot" if parameters.nbytes <= SNAPSHOT_BYTES else "streamed"
         self.probing = probing
-        self.read: set[Entry] = set()
+        self.read: set[Trainable] = set()
         self.watching = True
         self._parameters, self._noise = parameters, noise
         self._copied = list(parameters.entries) if probing == "snapshot" else []
-        self._copies: dict[Entry, torch.Tensor] = {}
+        self._copies: dict[Trainable, torch.Tensor] = {}
         self._probe: tuple[int, int] = (0, 0)  # the (step, probe) of the open session
         self._factors = np.ones(len(parameters.entries))
         self._written = False  # whether copied tensors may be off theta
-        self._displaced: dict[Entry, float] = {}  # in place: how far along z each tensor has been moved
-        self._aliased: set[Entry] = set()
+        self._displaced: dict[Trainable, float] = {}  # in place: how far along z each tensor has been moved
+        self._aliased: set[Trainable] = set()
         self.stage = stage
         self._sources = Copies(noise, parameters.entries, self.stage)
         # on a GPU noise costs little, and activations are dear; weights that must be fetched cost most
@@ -162,7 +162,7 @@ class Perturber:
         with self._mode(None):
             yield
 
-    def take_aliased(self) -> list[Entry]:
+    def take_aliased(self) -> list[Trainable]:
         """Tensors that the last forward read unperturbed through a view made elsewhere; from now on by snapshot."""
         new = [e for e in self._parameters.entries if e in self._aliased and e not in self._copied]
         self._aliased.clear()
@@ -209,19 +209,19 @@ class Perturber:
             spans=self._spans() if self.watching else None,
         )
 
-    def _moves(self, entry: Entry) -> bool:
+    def _moves(self, entry: Trainable) -> bool:
         """Whether the session's direction moves a tensor."""
         return bool(self._factors[entry.index])
 
-    def _along(self, entry: Entry, c: float) -> Terms:
+    def _along(self, entry: Trainable, c: float) -> Terms:
         """c times the session's direction of a tensor."""
         return Terms([self._probe], [self._sources.scale(entry, c)])
 
-    def _spans(self) -> list[tuple[int, int, Entry]]:
+    def _spans(self) -> list[tuple[int, int, Trainable]]:
         tensors = [(e.tensor.data_ptr(), e) for e in self._parameters.entries if e.tensor.numel()]
         return sorted(((start, start + e.nbytes, e) for start, e in tensors), key=lambda span: span[0])
 
-    def _copy(self, entry: Entry) -> None:
+    def _copy(self, entry: Trainable) -> None:
         if entry not in self._copies:
             self._copies[entry] = torch.empty_like(entry.tensor, memory_format=torch.contiguous_format)
         self._copies[entry].copy_(entry.tensor.detach())

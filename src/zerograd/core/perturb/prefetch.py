@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 import torch
 
 from zerograd.core.memory import free_host_bytes, shown_bytes
-from zerograd.core.parameters import Entry
+from zerograd.core.parameters import Trainable
 
 LARGE = 1 << 20  # bytes; smaller tensors lie on the device
 PART = 24 << 20  # bytes of a copy; larger matrices are handled in parts, so that two copies stay below 64 MB
 SLOTS = 3  # what is used, what comes next, and what is on its way back
 
 Part = tuple[int, int]  # rows [first, last) of a tensor
-Piece = tuple[Entry, Part | None]
+Piece = tuple[Trainable, Part | None]
 Change = Callable[[torch.Tensor], None]  # of a piece, in place
 
 
@@ -72,7 +72,7 @@ class Stage:
         self._after: dict[Piece, Piece] = {}  # what was read after what
         self._last: Piece | None = None
 
-    def holds(self, entry: Entry) -> bool:
+    def holds(self, entry: Trainable) -> bool:
         """Whether an entry's home is main memory."""
         return (
             entry.tensor.nbytes >= LARGE
@@ -85,7 +85,7 @@ class Stage:
         """Bytes of the buffers."""
         return sum(b.nbytes for b in self._buffers if b is not None)
 
-    def bring(self, entry: Entry, part: Part | None) -> torch.Tensor:
+    def bring(self, entry: Trainable, part: Part | None) -> torch.Tensor:
         """A tensor, or some of its rows, on the device, for the current stream; it lasts until the next call."""
         piece = (entry, part)
         if self._last is not None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zerograd.core.parameters import Entry
+from zerograd.core.parameters import Trainable
 from zerograd.core.perturb.prefetch import Part, Stage
 from zerograd.core.shortage import memory_for
 from zerograd.noise import Noise, Terms
@@ -53,19 +53,21 @@ class Copies:
         shared: Whether lanes may share copies, and scratch is reused.
     """
 
-    def __init__(self, noise: Noise, entries: Sequence[Entry], stage: Stage | None = None, shared: bool = True) -> None:
+    def __init__(
+        self, noise: Noise, entries: Sequence[Trainable], stage: Stage | None = None, shared: bool = True
+    ) -> None:
         self._noise, self.stage, self.shared = noise, stage, shared
-        self._vectors: dict[tuple[torch.device, torch.dtype], list[Entry]] = {}
+        self._vectors: dict[tuple[torch.device, torch.dtype], list[Trainable]] = {}
         for entry in entries:
             if self.is_vector(entry.tensor):
                 self._vectors.setdefault((entry.tensor.device, entry.tensor.dtype), []).append(entry)
-        self._small: dict[tuple[Entry, float], torch.Tensor] = {}
+        self._small: dict[tuple[Trainable, float], torch.Tensor] = {}
         self._at, self._factors = (0, 0), np.empty(0)
         self.compiled = False  # whether a forward was seen to run compiled code, which cannot be put aside half done
         self.sides: Sequence[float] = ()  # how far along z the forwards are that run in step
         self._buffers: dict[tuple[torch.device, int], torch.Tensor] = {}
         self._lent: dict[tuple[torch.device, int], bool] = {}  # whether each loan is shared
-        self._shared: dict[tuple[Entry, Part | None, float], torch.Tensor] = {}
+        self._shared: dict[tuple[Trainable, Part | None, float], torch.Tensor] = {}
 
     @property
     def nbytes(self) -> int:
@@ -82,7 +84,7 @@ class Copies:
         """Whether a trainable tensor is one of those that `vector` keeps."""
         return tensor.dim() == 1 and 0 < tensor.numel() <= VECTOR
 
-    def vector(self, entry: Entry, c: float) -> torch.Tensor:
+    def vector(self, entry: Trainable, c: float) -> torch.Tensor:
         """A small vector's copy, made together with all others', for all `sides`; it lives until `along`."""
         if (entry, c) not in self._small:
             group = self._vectors[entry.tensor.device, entry.tensor.dtype]
@@ -100,15 +102,15 @@ class Copies:
         """Whether a part of a matrix can be had without the whole: directions of low rank are made from all of it."""
         return self.stage is None or not self._noise.rank
 
-    def place(self, entry: Entry) -> torch.device:
+    def place(self, entry: Trainable) -> torch.device:
         """Where a tensor's copies are."""
         return self.stage.device if self.stage is not None and self.stage.holds(entry) else entry.tensor.device
 
-    def scale(self, entry: Entry, c: float) -> float:
+    def scale(self, entry: Trainable, c: float) -> float:
         """c times the direction's factor of a tensor, float32."""
         return float(np.float32(c * self._factors[entry.index]))
 
-    def take(self, entry: Entry, c: float, tags: Sequence[float], part: Part | None = None) -> torch.Tensor:
+    def take(self, entry: Trainable, c: float, tags: Sequence[float], part: Part | None = None) -> torch.Tensor:
         """A tensor's copy, or that of some of its rows, for the forwards at these `tags` (multiples of z, c included).
 
         Contiguous; the dtype and device of the tensor.
@@ -122,7 +124,7 @@ class Copies:
             self._shared.update({(entry, part, one): copy for one, copy in zip(wanted, made, strict=True)})
         return self._shared[key]
 
-    def rows(self, entry: Entry, c: float, index: torch.Tensor) -> torch.Tensor:
+    def rows(self, entry: Trainable, c: float, index: torch.Tensor) -> torch.Tensor:
         """Rows of a contiguous tensor, by int64 numbers, one dimension: (len(index), ...)."""
         x, device = entry.tensor.detach(), index.device
         index = index.to(x.device)  # rows of a table in main memory are made there
@@ -130,7 +132,7 @@ class Copies:
         terms = Terms([self._at], [self.scale(entry, c)])
         return self._noise.combine(x, out, terms, tensor=entry.index, rows=index).to(device)
 
-    def lasting(self, entry: Entry, c: float) -> torch.Tensor:
+    def lasting(self, entry: Trainable, c: float) -> torch.Tensor:
         """A copy in memory of its own."""
         x = self._original(entry, None)
         terms = Terms([self._at], [self.scale(entry, c)])
@@ -151,7 +153,7 @@ class Copies:
         self._shared.clear()
         self._lent = {place: shared for place, shared in self._lent.items() if not shared}
 
-    def _make(self, entry: Entry, wanted: list[float], part: Part | None, shared: bool) -> list[torch.Tensor]:
+    def _make(self, entry: Trainable, wanted: list[float], part: Part | None, shared: bool) -> list[torch.Tensor]:
         shape, base, rows = entry.tensor.shape, 0, None
         if part is not None:
             shape = torch.Size((part[1] - part[0], *shape[1:]))
@@ -175,7 +177,7 @@ class Copies:
                 self._noise.combine(x, out, Terms([self._at], [scale]), **where)
         return outs
 
-    def _original(self, entry: Entry, part: Part | None) -> torch.Tensor:
+    def _original(self, entry: Trainable, part: Part | None) -> torch.Tensor:
         """A tensor as it is, or some of its rows, contiguous, on the device."""
         if self.stage is not None and self.stage.holds(entry):
             return self.stage.bring(entry, part)

@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
-from zerograd.core.parameters import Entry
+from zerograd.core.parameters import Trainable
 from zerograd.core.perturb import lockstep as lanes
 from zerograd.core.perturb.prefetch import PART, Part
 from zerograd.core.perturb.scratch import Copies, results_of, storage_of, tensors_in
@@ -70,19 +70,19 @@ class Reads(TorchFunctionMode):
 
     def __init__(
         self,
-        entries: Mapping[int, Entry],
+        entries: Mapping[int, Trainable],
         copies: Copies | None,
         c: float,
         *,
-        read: set[Entry],
-        aliased: set[Entry],
-        spans: list[tuple[int, int, Entry]] | None,
+        read: set[Trainable],
+        aliased: set[Trainable],
+        spans: list[tuple[int, int, Trainable]] | None,
     ) -> None:
         super().__init__()
         self._entries, self._copies, self._c = entries, copies, c
         self._read, self._aliased, self._spans = read, aliased, spans
         self._raw: dict[int, torch.Tensor] = {}
-        self._views: list[tuple[StorageWeakRef, Entry]] = []
+        self._views: list[tuple[StorageWeakRef, Trainable]] = []
 
     def covers(self, key: int) -> bool:
         """Whether this mode hands out copies of the tensor with an `id`."""
@@ -114,7 +114,7 @@ class Reads(TorchFunctionMode):
             return self._linear(self._copies, *args, **kwargs)
         return self._call(self._copies, func, args, kwargs)
 
-    def _trainable(self, values: Iterable[Any]) -> list[Entry]:
+    def _trainable(self, values: Iterable[Any]) -> list[Trainable]:
         """The trainable tensors among the arguments of an operation, one level of lists deep. Every operation asks."""
         entries, found = self._entries, []
         for value in values:
@@ -297,7 +297,7 @@ def _is_row_index(index: Any) -> bool:
 
 
 def _refuse_writes(
-    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], entries: Mapping[int, Entry]
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], entries: Mapping[int, Trainable]
 ) -> None:
     name = getattr(func, "__name__", "")
     in_place = (name.endswith("_") and not name.endswith("__")) or name in IN_PLACE_OPERATORS
