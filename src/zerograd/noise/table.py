@@ -1,6 +1,6 @@
 """The table of normal quantiles that turns 16 random bits into a Gaussian value.
 
-Trainable i is ndtri((i + 0.5) / 65536) divided by the root mean square of all entries, as float32: mean exactly 0 by
+Entry i is ndtri((i + 0.5) / 65536) divided by the root mean square of all entries, as float32: mean exactly 0 by
 symmetry, variance 1, kurtosis 2.9992, largest value 4.32. The positive half is shipped (`gaussian.npy`, made by
 `scripts/make_gaussian_table.py`), because a table computed on each machine could differ in its last bits.
 """
