@@ -15,7 +15,7 @@ from transformers import AutoConfig
 from zerograd.cli.plan.footprint import METHODS, Case, footprint
 from zerograd.cli.plan.measure import measured_peak
 from zerograd.cli.plan.shapes import shape_of
-from zerograd.core.memory import free_memory_bytes, shown_bytes
+from zerograd.core.device import free_memory_bytes, shown_bytes
 
 CASES = [
     ("opt-125m", 16, 40, torch.float32, {}),

@@ -5,10 +5,10 @@
 
 from typing import TYPE_CHECKING, Any
 
+from zerograd.core.header import LogError as LogError
 from zerograd.core.optimizer import MeZO as MeZO
 from zerograd.core.optimizer import NonFiniteLossError as NonFiniteLossError
 from zerograd.core.replay import replay as replay
-from zerograd.core.steplog import LogError as LogError
 from zerograd.core.steplog import StepLog as StepLog
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from zerograd.cli.plan.command import largest
 from zerograd.cli.plan.footprint import METHODS, Case, footprint
 from zerograd.cli.plan.measure import measured_peak
 from zerograd.cli.plan.shapes import FAMILIES, SHAPES, shape_of
-from zerograd.core.memory import read_bytes, shown_bytes
+from zerograd.core.device import read_bytes, shown_bytes
 
 SMALL = {"vocab_size": 8000, "hidden_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4}
 CONFIGS = {

@@ -17,7 +17,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {"training", "tasks", "evaluation", "core"},
 }
 EXCEPTIONS = {
-    ("evaluation", "zerograd.core.places"),  # where a model's inputs must be
+    ("evaluation", "zerograd.core.device"),  # where a model's inputs must be
     ("evaluation", "zerograd.core.perturb.lockstep"),
 }
 DOORS = {  # what may import a dependency that the rest must run without

@@ -11,8 +11,8 @@ from zerograd.cli.preflight import check_device
 from zerograd.cli.report import command_line, draw_curve, shown, versions, write_results
 from zerograd.cli.run import START, describe_tuning, encode, kind_of_tuning, save_start, set_up
 from zerograd.cli.run_folder import SAME_ROWS, dtype_of, remarks, replay_onto, same_rows, start_of
+from zerograd.core.device import peak_memory_bytes
 from zerograd.core.directions import check_directions
-from zerograd.core.memory import peak_memory_bytes
 from zerograd.core.perturb.offload import offload
 from zerograd.core.steplog import StepLog, holds_run
 from zerograd.evaluation.bound_task import BoundTask

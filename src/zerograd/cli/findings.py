@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from zerograd.core.files import whole_file
+from zerograd.core.safety import whole_file
 from zerograd.evaluation.bound_task import BoundTask
 from zerograd.evaluation.evaluate import Prediction
 from zerograd.tasks.prompts import Example

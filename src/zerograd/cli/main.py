@@ -56,7 +56,7 @@ def _explained(command: Any, args: list[str]) -> int:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # of transformers, about peft
     from zerograd.core.optimizer import NonFiniteLossError
-    from zerograd.core.perturb.streaming import ProbeError
+    from zerograd.core.safety import ProbeError
 
     trace = "--traceback" in args
     rest = [a for a in args[1:] if a != "--traceback"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from zerograd.core.files import whole_file
+from zerograd.core.safety import whole_file
 from zerograd.core.steplog import StepLog
 
 PACKAGES = ("zerograd", "torch", "transformers", "accelerate", "datasets", "numpy", "numba")

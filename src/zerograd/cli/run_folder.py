@@ -6,8 +6,9 @@ from typing import Any
 
 from zerograd.cli.arguments import OWN, EvalArguments
 from zerograd.cli.run import START
+from zerograd.core.header import LogError
 from zerograd.core.replay import replay
-from zerograd.core.steplog import LogError, StepLog
+from zerograd.core.steplog import StepLog
 from zerograd.training.adapters import untie_as_in
 from zerograd.training.models import DTYPES
 
@@ -22,7 +23,7 @@ SAME_ROWS = (
 def dtype_of(log: str) -> str:
     """The dtype of a run's base model, which must be loaded in the same; adapters over it may have another."""
     header = StepLog.read(log).header
-    dtype = str(header.get("frozen", header["tensors"][0])["dtype"])
+    dtype = (header.frozen or header.tensors[0]).dtype
     return dtype if dtype in DTYPES else "auto"
 
 
@@ -37,7 +38,7 @@ def start_of(log: str | None, adapter: str | None) -> str | Path | None:
     start = Path(log).parent / START
     if start.is_dir():
         return start
-    if str(StepLog.read(log).header["tensors"][0]["name"]).startswith(ADAPTED):
+    if StepLog.read(log).header.tensors[0].name.startswith(ADAPTED):
         raise LogError(
             f"{log} trained an adapter, and the adapter that it started from is not beside it ({start}); give its "
             "folder with --adapter"
@@ -47,7 +48,7 @@ def start_of(log: str | None, adapter: str | None) -> str | Path | None:
 
 def replay_onto(path: str, model: Any, step: int | None) -> None:
     """Replay a log onto a model that holds what the run started from, and say what was applied."""
-    untie_as_in(model, {t["name"] for t in StepLog.read(path).header["tensors"]})
+    untie_as_in(model, {t.name for t in StepLog.read(path).header.tensors})
     log = replay(path, model, step=step)
     if log.dropped_bytes:
         print(f"{path} ends in an incomplete step: {log.dropped_bytes} bytes were left out")

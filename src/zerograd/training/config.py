@@ -6,7 +6,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from zerograd.core.directions import check_directions
-from zerograd.core.perturb.perturber import check_probing
+from zerograd.core.perturb import check_probing
 from zerograd.core.scales import SCALINGS
 from zerograd.core.specs import parse
 from zerograd.estimators import ESTIMATORS

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 
 from zerograd.cli.arguments import DataArguments
 from zerograd.cli.run import Setup, save_start, set_up
-from zerograd.core.memory import peak_memory_bytes
+from zerograd.core.device import peak_memory_bytes
 from zerograd.training.adapters import Tuning
 from zerograd.training.config import MeZOConfig
 from zerograd.training.linear_probe import linear_probe

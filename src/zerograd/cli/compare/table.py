@@ -12,7 +12,7 @@ from typing import Any
 
 from zerograd.cli.compare.methods import METHODS
 from zerograd.cli.report import SHARES
-from zerograd.core.files import whole_file
+from zerograd.core.safety import whole_file
 
 SETTINGS = {
     "learning_rate": "lr", "per_device_train_batch_size": "batch", "max_steps": "steps", "eps": "eps",

@@ -12,7 +12,7 @@ from transformers import AutoConfig
 
 from zerograd.cli.plan.footprint import METHODS, PARTS, Case, Footprint, footprint
 from zerograd.cli.plan.shapes import FAMILIES, HUB, SHAPES, shape_of
-from zerograd.core.memory import free_memory_bytes, read_bytes, shown_bytes
+from zerograd.core.device import free_memory_bytes, read_bytes, shown_bytes
 from zerograd.training.adapters import TUNE
 from zerograd.training.models import DTYPES, ModelError, load_config
 
