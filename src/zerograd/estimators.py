@@ -19,7 +19,7 @@ class SPSA:
 
     g_j = (L(theta + eps z_j) - L(theta - eps z_j)) / (2 eps), the projected gradient.
 
-    Example:
+    Examples:
         Two probes, two losses each; the first direction goes up, the second down.
 
         >>> estimator = SPSA(eps=0.5, n=2)
@@ -70,7 +70,7 @@ class OneSided(SPSA):
 
     The estimate of FZOO (ICLR 2026) and of evolution strategies; biased by eps times the curvature along z.
 
-    Example:
+    Examples:
         >>> estimator = OneSided(eps=0.5, n=2)
         >>> estimator.forwards(step=0)
         3
@@ -94,7 +94,7 @@ class Rank(SPSA):
     g_j is the centred rank of loss+ minus that of loss-, ranks scaled to [-1/2, 1/2] and shared by equal losses, so
     that any monotone function of the loss gives the same run (Tang et al., ZO-RankSGD; FeedSign, arXiv 2501.17610).
 
-    Example:
+    Examples:
         >>> Rank().coefficients([(2.0, 1.0)], base=0.0)
         [1.0]
         >>> Rank(n=2).coefficients([(4.0, 1.0), (2.0, 3.0)], base=0.0)  # ranks 1/2, -1/2 and -1/6, 1/6
@@ -118,7 +118,7 @@ class RandomDescent(SPSA):
 
     With lr = eps, n = 1 and all blocks unscaled the step taken is the step that was tried.
 
-    Example:
+    Examples:
         >>> RandomDescent().coefficients([(0.9,)], base=1.0)  # the loss fell: theta -= lr * (-z)
         [-1.0]
     """

@@ -13,7 +13,7 @@ MAX_PROBES = 65_535
 class Linear:
     """n grows in a straight line from `start` to `stop` over `steps` steps, and stays there.
 
-    Example:
+    Examples:
         >>> n = Linear(start=1, stop=7, steps=4)
         >>> [n(step) for step in range(6)]
         [1, 3, 5, 7, 7, 7]
@@ -47,7 +47,7 @@ class Linear:
 class Stages:
     """n by stages: (first step, n) pairs, the first from step 0 on.
 
-    Example:
+    Examples:
         >>> n = Stages(((0, 1), (500, 4)))
         >>> n(499), n(500)
         (1, 4)
@@ -84,7 +84,7 @@ def check_probes(n: Any) -> int:
 def parse_schedule(text: str, n: int, steps: int) -> int | Schedule:
     """A schedule as the command takes it.
 
-    Example:
+    Examples:
         >>> parse_schedule("linear", n=4, steps=1000)
         Linear(start=1, stop=7, steps=1000)
         >>> parse_schedule("0:1,500:4", n=1, steps=0)

@@ -73,7 +73,7 @@ class Update(Protocol):
 class SGD:
     """theta -= lr e (ZO-SGD, Definition 2 of arXiv 2305.17333).
 
-    Example:
+    Examples:
         >>> step = Step(number=0, g=(2.0,), loss=(0.7,), lr=(1e-6,))
         >>> SGD().weights([step]).first
         [1.0]
@@ -91,7 +91,7 @@ class SGD:
 class Sign:
     """theta -= lr sign(e), element by element (ZO-signSGD, Liu et al., ICLR 2019).
 
-    Example:
+    Examples:
         >>> Sign().weights([Step(number=0, g=(2.0,), loss=(0.7,), lr=(1e-3,))]).sign
         True
     """
@@ -112,7 +112,7 @@ class Normalised:
     ground. FZOO (ICLR 2026) divides by the deviation from their own mean, which two or three losses hardly know. With
     n = 1 only the sign of g is left.
 
-    Example:
+    Examples:
         >>> Normalised().weights([Step(number=0, g=(4.0,), loss=(0.7,), lr=(1e-3,))]).first  # 4 * 0.25 = 1
         [0.25]
     """
@@ -155,7 +155,7 @@ class ScalarMoment(Decaying):
 
     One second moment for all weights, bias-corrected, over the last K steps.
 
-    Example:
+    Examples:
         >>> steps = [Step(number=i, g=(4.0,), loss=(0.7,), lr=(1e-3,)) for i in range(3)]
         >>> ScalarMoment().weights(steps).first
         [0.25]
@@ -175,7 +175,7 @@ class ScalarMoment(Decaying):
 class Momentum(Decaying):
     """theta -= lr m, m = sum_i beta^i e_(t-i), from the last K steps of the log: no buffer (Appendix B.2).
 
-    Example:
+    Examples:
         >>> steps = [Step(number=i, g=(1.0,), loss=(0.7,), lr=(1e-6,)) for i in range(3)]
         >>> Momentum(beta=0.5).weights(steps).first
         [0.25, 0.5, 1.0]
@@ -201,7 +201,7 @@ class Adam:
 
     m and v are the moving means of the estimates and of their squares (Adam, arXiv 1412.6980, Algorithm 1).
 
-    Example:
+    Examples:
         >>> steps = [Step(number=i, g=(1.0,), loss=(0.7,), lr=(1e-4,)) for i in range(2)]
         >>> weights = Adam(beta1=0.5, beta2=0.75).weights(steps)
         >>> [round(w, 3) for w in weights.first], [round(w, 3) for w in weights.second]
@@ -255,7 +255,7 @@ UPDATES: dict[str, type[Update]] = {u.name: u for u in (SGD, Sign, Normalised, S
 def window_of(beta: float, tolerance: float) -> int:
     """Smallest K with beta^K <= tolerance. ValueError for values outside (0, 1).
 
-    Example:
+    Examples:
         >>> window_of(0.5, 0.125)
         3
     """
