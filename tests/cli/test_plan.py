@@ -8,7 +8,7 @@ from transformers import LlamaConfig, OPTConfig, Qwen3Config, RobertaConfig
 
 from zerograd.cli.main import main
 from zerograd.cli.plan.command import largest
-from zerograd.cli.plan.footprint import METHODS, Case, footprint
+from zerograd.cli.plan.footprint import PLANNED, Case, footprint
 from zerograd.cli.plan.measure import measured_peak
 from zerograd.cli.plan.shapes import FAMILIES, SHAPES, shape_of
 from zerograd.core.memory import read_bytes, shown_bytes
@@ -24,7 +24,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PLANNED)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_plan_is_within_five_percent(name: str, method: str, dtype: torch.dtype) -> None:
     case = Case(CONFIGS[name], 8, 15 if method == "icl" else 64, dtype, "cpu")
@@ -66,7 +66,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     shown = capsys.readouterr().out
     assert "MeZO lacks" in shown and "it fits with --batch" in shown
     assert main(["plan", "--model", file, "--batch", "2", "--length", "15", "--measure"]) == 0
-    assert capsys.readouterr().out.count("measured") == len(METHODS)
+    assert capsys.readouterr().out.count("measured") == len(PLANNED)
 
 
 @pytest.mark.parametrize(
