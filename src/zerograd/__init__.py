@@ -1,17 +1,20 @@
 """zerograd: fine-tune language models with forward passes only (MeZO, arXiv 2305.17333).
 
-`MeZO`, `StepLog` and `replay` need torch alone; the Trainer's names import transformers when they are first used.
+Nothing is imported before it is used. `MeZO`, `StepLog` and `replay` need torch alone, the Trainer's names transformers.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from zerograd.core.optimizer import MeZO as MeZO
-from zerograd.core.optimizer import NonFiniteLossError as NonFiniteLossError
-from zerograd.core.replay import replay as replay
-from zerograd.core.steplog import LogError as LogError
-from zerograd.core.steplog import StepLog as StepLog
-
 if TYPE_CHECKING:
+    from zerograd import estimators as estimators
+    from zerograd import schedules as schedules
+    from zerograd import updates as updates
+    from zerograd.core.optimizer import MeZO as MeZO
+    from zerograd.core.optimizer import NonFiniteLossError as NonFiniteLossError
+    from zerograd.core.replay import replay as replay
+    from zerograd.core.steplog import LogError as LogError
+    from zerograd.core.steplog import StepLog as StepLog
     from zerograd.tasks import Task as Task
     from zerograd.training.config import MeZOArguments as MeZOArguments
     from zerograd.training.config import MeZOConfig as MeZOConfig
@@ -31,18 +34,24 @@ __all__ = [
     "Task",
     "replay",
 ]
-LAZY = {
+HOMES = {
+    "LogError": "core.steplog",
+    "MeZO": "core.optimizer",
     "MeZOArguments": "training.config",
     "MeZOConfig": "training.config",
     "MeZOMixin": "training.trainer",
     "MeZOTrainer": "training.trainer",
+    "NonFiniteLossError": "core.optimizer",
+    "StepLog": "core.steplog",
     "Task": "tasks",
+    "replay": "core.replay",
 }
+MODULES = ("estimators", "schedules", "updates")
 
 
 def __getattr__(name: str) -> Any:
-    if name not in LAZY:
+    if name in MODULES:
+        return import_module(f"zerograd.{name}")
+    if name not in HOMES:
         raise AttributeError(f"module 'zerograd' has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"zerograd.{LAZY[name]}"), name)
+    return getattr(import_module(f"zerograd.{HOMES[name]}"), name)
