@@ -1,6 +1,6 @@
 """zerograd: fine-tune language models with forward passes only (MeZO, arXiv 2305.17333).
 
-Nothing is imported before it is used. `MeZO`, `StepLog` and `replay` need torch alone, the Trainer's names transformers.
+Nothing is imported before it is used: `MeZO`, `StepLog` and `replay` need torch alone, other names transformers too.
 """
 
 from importlib import import_module

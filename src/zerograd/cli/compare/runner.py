@@ -183,13 +183,17 @@ def _run(run: PlannedRun, data: DataArguments, tuning: Tuning) -> str | None:
     write_json(run.folder / "run.json", {**settings, "data": vars(data), "tuning": vars(tuning)})
     for name in ("steps.zlog", "error.txt"):  # of a run that was cut short
         (run.folder / name).unlink(missing_ok=True)
-    with (run.folder / "output.txt").open("w") as output:
-        command = [sys.executable, "-m", "zerograd.cli.compare.runner", str(run.folder)]
-        status = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT).returncode
+    status = _run_process(run.folder)
     if status == 0 and run.finished:
         return None
     error = run.folder / "error.txt"
     return error.read_text() if error.is_file() else f"exit status {status}; see {run.folder / 'output.txt'}"
+
+
+def _run_process(folder: Path) -> int:
+    with (folder / "output.txt").open("w") as output:
+        command = [sys.executable, "-m", "zerograd.cli.compare.runner", str(folder)]
+        return subprocess.run(command, stdout=output, stderr=subprocess.STDOUT).returncode
 
 
 def run_planned(folder: Path) -> int:
