@@ -23,7 +23,10 @@ from zerograd.evaluation.packing import Part
 from zerograd.training.adapters import Tuning, apply_tuning
 
 DEMONSTRATIONS = 32  # of in-context learning, as in the paper
-METHODS = ("mezo", "icl", "ft", "ft-lora", "ft-prefix")
+PLANNED = {  # methods, and their names in the table
+    "mezo": "MeZO", "icl": "in context, 32 demos", "ft": "backprop, full, Adam", "ft-lora": "backprop, LoRA",
+    "ft-prefix": "backprop, prefix",
+}  # fmt: skip
 PARTS = ("weights", "gradients", "optimizer", "scratch", "activations", "logits", "cache")
 
 
