@@ -18,7 +18,6 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 EXCEPTIONS = {
     ("evaluation", "zerograd.core.places"),  # where a model's inputs must be
-    ("evaluation", "zerograd.core.perturb.lockstep"),
 }
 DOORS = {  # what may import a dependency that the rest must run without
     "triton": {"noise.gpu", "noise.gpu_kernels"},

@@ -9,7 +9,7 @@ from zerograd.cli.arguments import DataArguments, EvalArguments, ProbeArguments,
 from zerograd.cli.findings import write_findings, write_predictions
 from zerograd.cli.preflight import check_device
 from zerograd.cli.report import command_line, draw_curve, shown, versions, write_results
-from zerograd.cli.run import START, describe_tuning, encode, kind_of_tuning, save_start, set_up
+from zerograd.cli.run import START, describe_tuning, kind_of_tuning, save_start, set_up
 from zerograd.cli.run_folder import SAME_ROWS, dtype_of, remarks, replay_onto, same_rows, start_of
 from zerograd.core.directions import check_directions
 from zerograd.core.memory import peak_memory_bytes
@@ -52,7 +52,7 @@ def train(data: DataArguments, tuning: Tuning, config: MeZOConfig, given: dict[s
     trainer.train()
     seconds = time.perf_counter() - start
     predictions = side.predict(model, setup.test, progress)
-    after = side.measure(predictions)
+    after = side.metrics(predictions)
     log = StepLog.read(folder / LOG_NAME)
     best = trainer.state.best_global_step if config.load_best_model_at_end else None
     results = {
@@ -107,10 +107,10 @@ def evaluate(args: EvalArguments) -> None:
     _print_all([*splits.notes, *side.prompter.remarks(), *remarks(args)])
     demos = side.draw_demos(splits.train, args.demos, len(splits.test), args.demo_sets == "each", args.seed)
     notes: list[str] = []
-    test = encode(side, splits.test, "test", notes, True, demos)
+    test = side.encode(splits.test, demos, split="test", notes=notes, progress=True)
     _print_all(notes)
     predictions = side.predict(model, test)
-    measured = side.measure(predictions)
+    measured = side.metrics(predictions)
     print("  ".join([*(f"{name} {value:.4f}" for name, value in measured.items()), f"rows {len(predictions)}"]))
     _write(args, side, test, predictions)
 

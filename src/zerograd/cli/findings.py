@@ -86,7 +86,7 @@ def _worst(side: BoundTask, examples: Sequence[Example], predictions: Sequence[P
 
 
 def _shown(side: BoundTask, example: Example, prediction: Prediction) -> list[str]:
-    prompt = example.query.prompt or str(side.prompter.tokenizer.decode(example.prefix))
+    prompt = example.query.prompt or str(side.prompter.tokenizer.decode(example.context))
     cut = "" if len(prompt) <= SHOWN else f"(… {len(prompt) - SHOWN} characters)\n"
     lines = ["~~~text", cut + prompt[-SHOWN:], "~~~", ""]
     if prediction.metrics is not None:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from zerograd.cli.arguments import DataArguments, splits_of, task_of
 from zerograd.cli.preflight import check_device
 from zerograd.core.perturb.offload import offload
 from zerograd.evaluation.bound_task import BoundTask
-from zerograd.tasks import Row, Task
+from zerograd.tasks import Task
 from zerograd.tasks.prompts import Example
 from zerograd.training.adapters import Tuning, apply_tuning
 from zerograd.training.config import MeZOConfig
@@ -97,25 +96,10 @@ def set_up(
         notes.append(f"{demos} demonstrations are asked for; there are {len(splits.train)} training rows, all shown")
         demos = len(splits.train)
     shown = side.draw_demos(splits.train, demos, len(splits.test), False, seed)
-    train, dev = (
-        encode(side, rows, name, notes, progress) for name, rows in (("training", splits.train), ("dev", splits.dev))
-    )
-    test = encode(side, splits.test, "test", notes, progress, shown)
+    train = side.encode(splits.train, split="training", notes=notes, progress=progress)
+    dev = side.encode(splits.dev, split="dev", notes=notes, progress=progress)
+    test = side.encode(splits.test, shown, split="test", notes=notes, progress=progress)
     return Setup(model, tokenizer, side, train, dev, test, [note for note in notes if note])
-
-
-def encode(
-    side: BoundTask,
-    rows: Sequence[Row],
-    split: str,
-    notes: list[str],
-    progress: bool,
-    demos: list[list[Row]] | None = None,
-) -> list[Example]:
-    """Rows to examples; what was cut is noted."""
-    examples, cuts = side.prompter.encode(list(rows), demos or None, progress)
-    notes.append(cuts.describe(split, side.prompter.max_length))
-    return examples
 
 
 def save_start(setup: Setup, folder: Path, running: bool) -> None:
