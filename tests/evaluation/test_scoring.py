@@ -16,7 +16,7 @@ from zerograd.evaluation.evaluate import score_candidates
 from zerograd.evaluation.head import AnswerHead
 from zerograd.evaluation.logprobs import UNLIMITED, packable_length, read_logits
 from zerograd.evaluation.losses import answer_loss, cross_entropy, error_rate
-from zerograd.evaluation.packing import CALL_TOKENS, bounded, cheapest_cuts, collate, lay_out, make_part
+from zerograd.evaluation.packing import CALL_TOKENS, bounded, cheapest_cuts, collate, pack, stack
 from zerograd.tasks import TASKS, Query
 from zerograd.tasks.data import SplitSizes, load_splits
 from zerograd.tasks.prompts import Example
@@ -59,12 +59,12 @@ def alone(model: Any, examples: Sequence[Example]) -> list[list[float]]:
     scores = []
     for e in examples:
         row = []
-        for branch in e.branches:
+        for continuation in e.continuations:
             if e.position is not None:
-                logits = model(input_ids=torch.tensor([e.prefix])).logits[0, e.position]
-                row.append(float(logits.float().log_softmax(-1)[branch[0]]))
+                logits = model(input_ids=torch.tensor([e.context])).logits[0, e.position]
+                row.append(float(logits.float().log_softmax(-1)[continuation[0]]))
                 continue
-            text = e.prefix + branch
+            text = e.context + continuation
             logs = model(input_ids=torch.tensor([text])).logits[0].float().log_softmax(-1)
             at = [t for a, b in e.spans for t in range(max(a, 1), len(text) if b is None else b)]
             row.append(float(torch.stack([logs[t - 1, text[t]] for t in at]).mean()))
@@ -84,16 +84,16 @@ def test_one_token_candidates_take_one_forward(name: str) -> None:
     for packed in (0, UNLIMITED):
         scores = score_candidates(model, examples, pad_token_id=1, packed_length=packed, progress=False)
         check(scores, alone(model, examples), 1e-5)
-    (part,) = collate(examples, 1, label_ids=LABELS)["parts"]
-    assert part["input_ids"].shape == (5, 13)
-    assert "segments" not in part
+    (part,) = collate(examples, 1, label_ids=LABELS).parts
+    assert part.input_ids.shape == (5, 13)
+    assert part.segments is None
     with torch.no_grad():
-        logits = read_logits(model, part, part["label_ids"])
+        logits = read_logits(model, part, part.label_ids)
         with AnswerHead(model, part) as head:
-            model(input_ids=part["input_ids"], attention_mask=part["attention_mask"])
+            model(input_ids=part.input_ids, attention_mask=part.attention_mask)
     assert head.read is not None
-    order = [int(row.sum()) for row in part["attention_mask"]]
-    logs = torch.tensor(alone(model, sorted(examples, key=lambda e: len(e.prefix))))
+    order = [int(row.sum()) for row in part.attention_mask]
+    logs = torch.tensor(alone(model, sorted(examples, key=lambda e: len(e.context))))
     assert order == sorted(order)
     assert torch.allclose(logits.log_softmax(-1), logs.log_softmax(-1), atol=1e-5)
 
@@ -105,10 +105,10 @@ def test_candidates_share_their_prompt(name: str) -> None:
     assert packable_length(model) in (UNLIMITED, model.config.to_dict().get("sliding_window"))
     for packed in (0, UNLIMITED):
         check(score_candidates(model, examples, pad_token_id=1, packed_length=packed, progress=False), expected, 1e-5)
-    layout = lay_out(examples[1])
-    assert len(layout.rows) == 1
-    assert layout.length == 9 + 0 + 5 + 1 + 3  # the last token of a branch is not fed
-    assert len(lay_out(examples[1], packed=False).rows) == 4
+    packed_example = pack(examples[1])
+    assert len(packed_example.rows) == 1
+    assert packed_example.length == 9 + 0 + 5 + 1 + 3  # the last token of a continuation is not fed
+    assert len(pack(examples[1], in_one_row=False).rows) == 4
 
 
 def test_models_without_such_attention_score_row_by_row() -> None:
@@ -157,40 +157,40 @@ def test_losses_are_those_of_every_example_alone() -> None:
     scores = alone(model, examples)
     right = [e.query.correct[0] for e in examples]
     with torch.no_grad():
-        for packed in (True, False):
-            batch = collate(examples, 1, packed=packed, vocabulary=VOCABULARY)
+        for in_one_row in (True, False):
+            batch = collate(examples, 1, in_one_row=in_one_row, vocabulary=VOCABULARY)
             losses = [-torch.tensor(s).log_softmax(-1)[r] for s, r in zip(scores, right, strict=True)]
             assert float(cross_entropy(model, batch)) == pytest.approx(float(torch.stack(losses).mean()), abs=1e-5)
             wrong = [s.index(max(s)) != r for s, r in zip(scores, right, strict=True)]
             assert float(error_rate(model, batch)) == pytest.approx(sum(wrong) / len(wrong))
         sums, counts, everything = 0.0, 0, []
         for e, s, r in zip(examples, scores, right, strict=True):
-            count = len(e.prefix) + len(e.branches[r]) - e.spans[0][0]
+            count = len(e.context) + len(e.continuations[r]) - e.spans[0][0]
             sums, counts = sums - s[r] * count, counts + count
-            ids = torch.tensor([e.prefix + e.branches[r]])
+            ids = torch.tensor([e.context + e.continuations[r]])
             everything.append(F.cross_entropy(model(input_ids=ids).logits[0, :-1], ids[0, 1:], reduction="none"))
-        batch = collate(examples, 1, branches="right")
-        assert batch["tokens"] == counts
+        batch = collate(examples, 1, continuations="correct")
+        assert batch.tokens == counts
         assert float(answer_loss(model, batch)) == pytest.approx(sums / counts, abs=1e-5)
-        whole = float(answer_loss(model, collate(examples, 1, branches="text")))
+        whole = float(answer_loss(model, collate(examples, 1, continuations="text")))
         assert whole == pytest.approx(float(torch.cat(everything).mean()), abs=1e-5)
 
 
 def test_accuracy_counts_any_of_several_right_candidates() -> None:
     model, (example, *_) = make_tiny("llama"), chosen()
-    both = Example(0, {}, Query("", ("", ""), (0, 1)), example.prefix, example.branches, example.spans)
+    both = Example(0, {}, Query("", ("", ""), (0, 1)), example.context, example.continuations, example.spans)
     assert float(error_rate(model, collate([both], 1))) == 0.0
 
 
 def test_parts_are_cut_by_length_and_by_logits() -> None:
     examples = classified("llama")
-    lengths = [lay_out(e) for e in sorted(examples, key=lambda e: len(e.prefix))]
+    lengths = [pack(e) for e in sorted(examples, key=lambda e: len(e.context))]
     assert [len(p) for p in bounded(lengths, 14, 1)] == [2, 1, 1, 1]
     assert [len(p) for p in bounded(lengths, None, 2**26 // 2)] == [2, 2, 1]
-    part = make_part(lengths[:2], 7)
-    assert part["input_ids"][0].tolist()[4:] == [7, 7]
-    assert part["attention_mask"].sum(1).tolist() == [4, 6]
-    assert len(collate(examples, 1)["parts"]) == 1
+    part = stack(lengths[:2], 7)
+    assert part.input_ids[0].tolist()[4:] == [7, 7]
+    assert part.attention_mask.sum(1).tolist() == [4, 6]
+    assert len(collate(examples, 1).parts) == 1
 
 
 def test_cheapest_cuts_is_the_best_of_all_cuts() -> None:

@@ -39,7 +39,7 @@ def test_the_head_predicts_what_the_classifier_does(kind: str, request: pytest.F
     states, _ = hidden_states(model, side, setup.test, False)
     for e, row in list(zip(setup.test, states, strict=True))[:3]:  # the last hidden state where the answer is written
         with torch.no_grad():
-            logits = model(torch.tensor([e.prefix])).logits[0, -1 if e.position is None else e.position]
+            logits = model(torch.tensor([e.context])).logits[0, -1 if e.position is None else e.position]
         head = model.get_output_embeddings()
         with torch.no_grad():
             torch.testing.assert_close(head(torch.from_numpy(row)), logits, atol=1e-4, rtol=1e-4)
