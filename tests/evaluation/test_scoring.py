@@ -1,13 +1,16 @@
 """Scores of candidates: packed, batched and padded equal to each candidate alone, on every architecture and task."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate.utils import send_to_device
 
 from architectures import MASKED, VOCABULARY, make_tiny
 from zerograd import MeZO
@@ -15,14 +18,25 @@ from zerograd.evaluation.bound_task import BoundTask
 from zerograd.evaluation.evaluate import score_candidates
 from zerograd.evaluation.head import AnswerHead
 from zerograd.evaluation.logprobs import UNLIMITED, packable_length, read_logits
-from zerograd.evaluation.losses import answer_loss, cross_entropy, error_rate
-from zerograd.evaluation.packing import CALL_TOKENS, bounded, cheapest_cuts, collate, pack, stack
+from zerograd.evaluation.losses import LOSSES, answer_loss, cross_entropy, error_rate
+from zerograd.evaluation.metrics import RATINGS
+from zerograd.evaluation.packing import CALL_TOKENS, WAVE, Batch, bounded, cheapest_cuts, collate, pack, stack
 from zerograd.tasks import TASKS, Query
 from zerograd.tasks.data import SplitSizes, load_splits
+from zerograd.tasks.objective import OBJECTIVES
 from zerograd.tasks.prompts import Example
+from zerograd.training.task_trainer import TaskTrainer
 
 LABELS = [5, 9, 30]
 DECODERS = ["opt", "gpt2", "llama", "qwen3", "gemma3", "mixtral"]
+SLOW = pytest.mark.slow
+SHAPES = ["opt", "gpt2", "llama", "qwen3"]  # random models with a real tokenizer
+CHOSEN = [t for t in TASKS if t not in ("squad", "drop")]
+SCORED = [  # each task by one causal model in turn and the masked one; by all in the slow tests
+    pytest.param(task, kind, marks=() if kind in ("roberta", [*SHAPES, "stories"][number % 5]) else SLOW)
+    for number, task in enumerate(CHOSEN)
+    for kind in (*SHAPES, "stories", *(["roberta"] if TASKS[task].masked_prompt is not None else []))
+]
 
 
 def classified(name: str) -> list[Example]:
@@ -130,8 +144,14 @@ def test_models_without_such_attention_score_row_by_row() -> None:
     assert packable_length(windowed) == 8
 
 
-@pytest.mark.parametrize("name", [*DECODERS, *MASKED])
-@pytest.mark.parametrize("probing", ["streamed", "snapshot", "in_place"])
+@pytest.mark.parametrize(
+    ("name", "probing"),
+    [
+        pytest.param(name, probing, marks=() if probing == "streamed" or name in ("llama", "roberta") else SLOW)
+        for name in (*DECODERS, *MASKED)
+        for probing in ("streamed", "snapshot", "in_place")
+    ],
+)
 def test_objectives_see_the_perturbed_weights(name: str, probing: str) -> None:
     model = make_tiny(name)
     optimizer = MeZO(model.named_parameters(), lr=0.0, eps=1e-2, probing=probing, allow_unread=True)
@@ -193,6 +213,43 @@ def test_parts_are_cut_by_length_and_by_logits() -> None:
     assert len(collate(examples, 1).parts) == 1
 
 
+def test_a_batch_is_cut_into_waves_whose_losses_add_up() -> None:
+    model, examples = make_tiny("llama"), chosen()
+    parts = [collate([e], 1, vocabulary=VOCABULARY).parts[0] for e in examples]
+    scored = sum(len(p.token_id) for p in parts)
+    batch = Batch(tuple(parts), len(examples), scored)
+    for loss in (cross_entropy, error_rate, answer_loss):
+        with torch.no_grad():
+            pieces = [float(loss(model, piece)) for wave in batch.waves() for piece in wave]
+            assert len(pieces) == len(parts)
+            assert sum(pieces) == pytest.approx(float(loss(model, batch)), abs=1e-6)
+    long = replace(parts[0], input_ids=torch.zeros(2, WAVE // 4, dtype=torch.long))
+    sizes = lambda *parts: [len(wave) for wave in Batch(parts, 1).waves()]  # noqa: E731
+    assert sizes(long, long, parts[1], long) == [2, 2]
+    assert sizes(long, replace(long, input_ids=torch.zeros(3, WAVE)), long, long, long) == [1, 1, 2, 1]
+    generated = Batch((), 2, prompts=tuple(examples[:2]))
+    assert generated.waves() == [[generated]]
+
+
+def test_a_batch_reaches_the_device_whole() -> None:
+    inputs = {"batch": collate([*classified("llama"), *chosen()], 1, vocabulary=VOCABULARY)}
+    moved = send_to_device(inputs, torch.device("meta"))["batch"]
+    trainer = TaskTrainer.__new__(TaskTrainer)
+    trainer.args = SimpleNamespace(device=torch.device("meta"))
+    prepared = trainer._prepare_inputs(inputs)["batch"]
+    for batch in (moved, prepared):
+        assert batch.examples == 10
+        for part in batch.parts:
+            assert {t.device.type for t in vars(part).values() if t is not None} == {"meta"}
+    there = inputs["batch"].to("cpu")
+    assert there.parts[0].input_ids is inputs["batch"].parts[0].input_ids  # nothing is copied twice
+
+
+def test_every_objective_has_its_function() -> None:
+    assert {name for name, o in OBJECTIVES.items() if not o.generates} == LOSSES.keys()
+    assert {name for name, o in OBJECTIVES.items() if o.generates} == RATINGS.keys()
+
+
 def test_cheapest_cuts_is_the_best_of_all_cuts() -> None:
     lengths = [3, 4, 4, 9, 10, 30]
 
@@ -231,15 +288,12 @@ def random_model(kind: str, vocabulary: int) -> Any:
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("kind", ["stories", "opt", "gpt2", "llama", "qwen3", "roberta"])
-@pytest.mark.parametrize("task", [t for t in TASKS if t not in ("squad", "drop")])
+@pytest.mark.parametrize(("task", "kind"), SCORED)
 def test_scores_of_every_task_are_those_of_the_plain_loop(
-    kind: str, task: str, shared: Path, stories: Path, minilm: Path
+    task: str, kind: str, shared: Path, stories: Path, minilm: Path
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if kind == "roberta" and TASKS[task].masked_prompt is None:
-        pytest.skip("no masked prompt in the paper")
     tokenizer = AutoTokenizer.from_pretrained(minilm if kind == "roberta" else stories)
     if kind == "stories":
         model: Any = AutoModelForCausalLM.from_pretrained(stories, dtype=torch.float32).eval()
