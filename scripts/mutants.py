@@ -240,7 +240,7 @@ def main() -> int:
     args = parser.parse_args()
     wanted = [
         f
-        for f in read(ROOT / "scripts" / "faults.txt")
+        for f in read(Path(__file__).with_name("faults.txt"))
         if args.only is None or any(f.name.startswith(name) for name in args.only)
     ]
     changes, missing = [], []
