@@ -20,7 +20,7 @@ from transformers import OPTConfig, OPTForCausalLM
 from transformers.utils import logging
 
 from zerograd import MeZO
-from zerograd.core.memory import peak_memory_bytes
+from zerograd.core.device import peak_memory_bytes
 from zerograd.evaluation.losses import cross_entropy
 from zerograd.evaluation.packing import collate
 from zerograd.tasks import Query

@@ -2,8 +2,7 @@
 
 import sys
 
-from zerograd.cli.compare.runner import CompareArguments, compare
-from zerograd.training.adapters import Tuning
+from zerograd import CompareArguments, Tuning, compare
 
 if __name__ == "__main__":
     folder = sys.argv[1] if len(sys.argv) > 1 else "runs/example-comparison"

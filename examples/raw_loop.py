@@ -5,12 +5,11 @@ import json
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import zerograd
-from zerograd.training.models import demo_folder
 
-name = demo_folder("model")  # a toy; any model of the hub works the same
+name = zerograd.demo_folder("model")  # a toy; any model of the hub works the same
 model = AutoModelForCausalLM.from_pretrained(name).eval()
 tokenizer = AutoTokenizer.from_pretrained(name)
-rows = [json.loads(line) for line in open(demo_folder("data") / "train.jsonl")][:320]
+rows = [json.loads(line) for line in open(zerograd.demo_folder("data") / "train.jsonl")][:320]
 texts = [f"{row['sentence'].strip()} It was {('terrible', 'great')[row['label']]}" for row in rows]
 
 optimizer = zerograd.MeZO(model.named_parameters(), lr=5e-5, eps=1e-3)

@@ -7,11 +7,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import zerograd
-from zerograd.training.models import demo_folder
 
 log = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/example-replay") / "run.zlog"
 log.parent.mkdir(parents=True, exist_ok=True)
-name = demo_folder("model")
+name = zerograd.demo_folder("model")
 batch = AutoTokenizer.from_pretrained(name)(["It was great"], return_tensors="pt")
 
 mine = AutoModelForCausalLM.from_pretrained(name).eval()

@@ -4,8 +4,7 @@ import sys
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from zerograd import MeZOConfig, MeZOTrainer, Task
-from zerograd.training.models import demo_folder
+from zerograd import MeZOConfig, MeZOTrainer, Task, demo_folder
 
 
 def short_words(prompts: list[str], completions: list[str], **columns: object) -> list[float]:

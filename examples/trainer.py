@@ -4,10 +4,7 @@ import sys
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from zerograd import MeZOConfig, MeZOTrainer
-from zerograd.tasks import get_task
-from zerograd.tasks.data import SplitSizes, load_splits
-from zerograd.training.models import demo_folder
+from zerograd import MeZOConfig, MeZOTrainer, SplitSizes, demo_folder, get_task, load_splits
 
 folder = sys.argv[1] if len(sys.argv) > 1 else "runs/example-trainer"
 name = demo_folder("model")

@@ -19,6 +19,15 @@ class SPSA:
 
     g_j = (L(theta + eps z_j) - L(theta - eps z_j)) / (2 eps), the projected gradient.
 
+    Examples:
+        Two probes, two losses each; the first direction goes up, the second down.
+
+        >>> estimator = SPSA(eps=0.5, n=2)
+        >>> estimator.forwards(step=0)
+        4
+        >>> estimator.coefficients([(2.0, 1.0), (1.0, 1.5)], base=0.0)
+        [1.0, -0.5]
+
     Args:
         eps: Perturbation scale.
         n: Probes a step, or a schedule: a function of the step, counted from 0. Each costs two forward passes.
@@ -43,7 +52,7 @@ class SPSA:
             check_probes(self.n)
 
     def probes(self, step: int) -> int:
-        """n at a step. ValueError where a schedule of the user's own gives none."""
+        """n at a step, counted from 0. ValueError where a schedule of the user's own gives none."""
         return check_probes(self.n(step) if callable(self.n) else self.n)
 
     def forwards(self, step: int) -> int:
@@ -60,6 +69,13 @@ class OneSided(SPSA):
     """g_j = (L(theta + eps z_j) - L(theta)) / eps, with one L(theta) for all probes: n + 1 forward passes a step.
 
     The estimate of FZOO (ICLR 2026) and of evolution strategies; biased by eps times the curvature along z.
+
+    Examples:
+        >>> estimator = OneSided(eps=0.5, n=2)
+        >>> estimator.forwards(step=0)
+        3
+        >>> estimator.coefficients([(2.0,), (1.0,)], base=1.5)
+        [1.0, -1.0]
     """
 
     name: ClassVar[str] = "one-sided"
@@ -77,6 +93,12 @@ class Rank(SPSA):
 
     g_j is the centred rank of loss+ minus that of loss-, ranks scaled to [-1/2, 1/2] and shared by equal losses, so
     that any monotone function of the loss gives the same run (Tang et al., ZO-RankSGD; FeedSign, arXiv 2501.17610).
+
+    Examples:
+        >>> Rank().coefficients([(2.0, 1.0)], base=0.0)
+        [1.0]
+        >>> Rank(n=2).coefficients([(4.0, 1.0), (2.0, 3.0)], base=0.0)  # ranks 1/2, -1/2 and -1/6, 1/6
+        [1.0, -0.3333333333333333]
     """
 
     name: ClassVar[str] = "rank"
@@ -94,7 +116,11 @@ class Rank(SPSA):
 class RandomDescent(SPSA):
     """Go along a random step if it lowers the loss, else the opposite way: g_j = -1 or 1; n + 1 forward passes a step.
 
-    With lr = eps, n = 1 and all blocks unscaled the step taken is the step that was tried, as the reading note has it.
+    With lr = eps, n = 1 and all blocks unscaled the step taken is the step that was tried.
+
+    Examples:
+        >>> RandomDescent().coefficients([(0.9,)], base=1.0)  # the loss fell: theta -= lr * (-z)
+        [-1.0]
     """
 
     name: ClassVar[str] = "random-descent"

@@ -13,6 +13,16 @@ MAX_PROBES = 65_535
 class Linear:
     """n grows in a straight line from `start` to `stop` over `steps` steps, and stays there.
 
+    Examples:
+        >>> n = Linear(start=1, stop=7, steps=4)
+        >>> [n(step) for step in range(6)]
+        [1, 3, 5, 7, 7, 7]
+
+    Args:
+        start: n at the first step.
+        stop: n from the last of the `steps` on.
+        steps: Steps over which it grows.
+
     Raises:
         ValueError: No step, or an n out of range.
     """
@@ -36,6 +46,11 @@ class Linear:
 @dataclass(frozen=True)
 class Stages:
     """n by stages: (first step, n) pairs, the first from step 0 on.
+
+    Examples:
+        >>> n = Stages(((0, 1), (500, 4)))
+        >>> n(499), n(500)
+        (1, 4)
 
     Raises:
         ValueError: Steps that do not increase from 0, or an n out of range.
@@ -68,6 +83,12 @@ def check_probes(n: Any) -> int:
 
 def parse_schedule(text: str, n: int, steps: int) -> int | Schedule:
     """A schedule as the command takes it.
+
+    Examples:
+        >>> parse_schedule("linear", n=4, steps=1000)
+        Linear(start=1, stop=7, steps=1000)
+        >>> parse_schedule("0:1,500:4", n=1, steps=0)
+        Stages(stages=((0, 1), (500, 4)))
 
     Args:
         text: "constant"; "linear" (from 1 to 2 n - 1, so that the mean is n); or stages "0:1,500:4".

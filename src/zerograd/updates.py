@@ -53,8 +53,8 @@ class Weights:
 class Update(Protocol):
     """What turns the history of a run into its next step.
 
-    `window` is how many of the last steps `weights` is shown at most (1: the step itself). It must depend on them
-    alone, and be the same on every machine: sums by `math.fsum`, no transcendental functions.
+    `window` is how many of the last steps `weights` is shown at most (1: the step itself). What `weights` returns must
+    depend on them alone, and be the same on every machine: sums by `math.fsum`, no transcendental functions.
     """
 
     name: ClassVar[str]
@@ -71,7 +71,13 @@ class Update(Protocol):
 
 @dataclass(frozen=True)
 class SGD:
-    """theta -= lr e (ZO-SGD, Definition 2 of arXiv 2305.17333)."""
+    """theta -= lr e (ZO-SGD, Definition 2 of arXiv 2305.17333).
+
+    Examples:
+        >>> step = Step(number=0, g=(2.0,), loss=(0.7,), lr=(1e-6,))
+        >>> SGD().weights([step]).first
+        [1.0]
+    """
 
     name: ClassVar[str] = "sgd"
     window: ClassVar[int] = 1
@@ -83,7 +89,12 @@ class SGD:
 
 @dataclass(frozen=True)
 class Sign:
-    """theta -= lr sign(e), element by element (ZO-signSGD, Liu et al., ICLR 2019)."""
+    """theta -= lr sign(e), element by element (ZO-signSGD, Liu et al., ICLR 2019).
+
+    Examples:
+        >>> Sign().weights([Step(number=0, g=(2.0,), loss=(0.7,), lr=(1e-3,))]).sign
+        True
+    """
 
     name: ClassVar[str] = "sign"
     window: ClassVar[int] = 1
@@ -100,6 +111,10 @@ class Normalised:
     The losses of a step deviate from the loss at theta by eps s, so a step has the same length on steep and flat
     ground. FZOO (ICLR 2026) divides by the deviation from their own mean, which two or three losses hardly know. With
     n = 1 only the sign of g is left.
+
+    Examples:
+        >>> Normalised().weights([Step(number=0, g=(4.0,), loss=(0.7,), lr=(1e-3,))]).first  # 4 * 0.25 = 1
+        [0.25]
     """
 
     name: ClassVar[str] = "normalised"
@@ -136,7 +151,15 @@ class Decaying:
 
 @dataclass(frozen=True)
 class ScalarMoment(Decaying):
-    """theta -= lr e / sqrt(v), v the moving mean of the squared projected gradients (MEAZO, arXiv 2605.03869)."""
+    """theta -= lr e / sqrt(v), v the moving mean of the squared projected gradients (MEAZO, arXiv 2605.03869).
+
+    One second moment for all weights, bias-corrected, over the last K steps.
+
+    Examples:
+        >>> steps = [Step(number=i, g=(4.0,), loss=(0.7,), lr=(1e-3,)) for i in range(3)]
+        >>> ScalarMoment().weights(steps).first
+        [0.25]
+    """
 
     beta: float = 0.99
 
@@ -151,6 +174,13 @@ class ScalarMoment(Decaying):
 @dataclass(frozen=True)
 class Momentum(Decaying):
     """theta -= lr m, m = sum_i beta^i e_(t-i), from the last K steps of the log: no buffer (Appendix B.2).
+
+    Examples:
+        >>> steps = [Step(number=i, g=(1.0,), loss=(0.7,), lr=(1e-6,)) for i in range(3)]
+        >>> Momentum(beta=0.5).weights(steps).first
+        [0.25, 0.5, 1.0]
+        >>> Momentum().window  # 0.9^K falls to 1e-3: this many steps are remade at every update
+        66
 
     Args:
         stored: Keep m in a float32 buffer instead: one more copy of the trainable weights, no loop over K.
@@ -168,6 +198,16 @@ class Momentum(Decaying):
 @dataclass(frozen=True)
 class Adam:
     """theta -= lr m / (sqrt(v) + delta), bias-corrected, from the last K steps of the log: no buffers (Appendix B.2).
+
+    m and v are the moving means of the estimates and of their squares (Adam, arXiv 1412.6980, Algorithm 1).
+
+    Examples:
+        >>> steps = [Step(number=i, g=(1.0,), loss=(0.7,), lr=(1e-4,)) for i in range(2)]
+        >>> weights = Adam(beta1=0.5, beta2=0.75).weights(steps)
+        >>> [round(w, 3) for w in weights.first], [round(w, 3) for w in weights.second]
+        ([0.333, 0.667], [0.429, 0.571])
+        >>> Adam().window
+        459
 
     Args:
         beta1: Decay of m.
@@ -213,7 +253,12 @@ UPDATES: dict[str, type[Update]] = {u.name: u for u in (SGD, Sign, Normalised, S
 
 
 def window_of(beta: float, tolerance: float) -> int:
-    """Smallest K with beta^K <= tolerance. ValueError for values outside (0, 1)."""
+    """Smallest K with beta^K <= tolerance. ValueError for values outside (0, 1).
+
+    Examples:
+        >>> window_of(0.5, 0.125)
+        3
+    """
     for name, value in (("a beta", beta), ("tolerance", tolerance)):
         if not 0 < value < 1:
             raise ValueError(f"{name} must lie between 0 and 1, got {value}")

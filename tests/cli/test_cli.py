@@ -267,10 +267,10 @@ def test_methods_from_the_command_line(tmp_path: Path, capsys: Any) -> None:
     folder = tmp_path / "run"
     assert zerograd(f"train {TRAIN} {flags}", "--output_dir", folder) == 0
     log = StepLog.read(folder / "steps.zlog")
-    assert log.header["estimator"]["name"] == "one-sided"
-    assert log.header["update"] == {"name": "momentum", "beta": 0.5, "tolerance": 1e-3, "stored": False}
-    assert (log.header["noise"]["rank"], log.header["noise"]["blocks"]) == (2, 2)
-    assert log.header["noise"]["scaling"]["by"] == "gradient_norm"
+    assert log.header.estimator["name"] == "one-sided"
+    assert log.header.update == {"name": "momentum", "beta": 0.5, "tolerance": 1e-3, "stored": False}
+    assert (log.header.rank, log.header.blocks) == (2, 2)
+    assert log.header.scaling["by"] == "gradient_norm"
     assert [len(s.g) for s in log.steps] == [2] * 5 + [3] * 5
     assert [bool(s.d) for s in log.steps] == [t % 4 == 0 for t in range(10)]
     step = json.loads((folder / "results.json").read_text())["selected_step"]

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from architectures import ARCHITECTURES, loss_closure, make_tiny, same, state
 from zerograd import MeZO, replay
-from zerograd.core.perturb.lockstep import together
+from zerograd.core.probe import Parts
 from zerograd.noise import Noise
 
 EPS = 1e-2
@@ -14,8 +14,8 @@ EPS = 1e-2
 
 def losses(model: torch.nn.Module, closure, probing: str, **kwargs) -> tuple[float, float]:  # type: ignore[no-untyped-def]
     optimizer = MeZO(model.named_parameters(), lr=0.0, eps=EPS, probing=probing, **kwargs)
-    plus_minus = tuple(optimizer.prober.sides(closure, 0, 0))
-    optimizer.perturber.stop_watching(allow_unread=False)
+    plus_minus = tuple(optimizer.prober.sides([[closure]], 0, 0))
+    optimizer.prober.first_step.check_read()
     return plus_minus
 
 
@@ -177,10 +177,10 @@ def test_a_view_made_before_the_probe_falls_back_to_snapshot_and_is_reported() -
 
     optimizer = MeZO(model.named_parameters(), lr=0.0, eps=EPS, probing="streamed")
     with pytest.warns(UserWarning, match=r"head\.weight.*snapshot"):
-        got = tuple(optimizer.prober.sides(closure_of(model), 0, 0))
+        got = tuple(optimizer.prober.sides([[closure_of(model)]], 0, 0))
     assert got == losses_by_hand(twin, closure_of(twin))
     assert same(model, state(Direct()))
-    assert tuple(optimizer.prober.sides(closure_of(model), 0, 0)) == got  # and it stays right
+    assert tuple(optimizer.prober.sides([[closure_of(model)]], 0, 0)) == got  # and it stays right
 
 
 @pytest.mark.parametrize("probing", ["streamed", "snapshot", "in_place"])
@@ -239,8 +239,8 @@ def test_parameters_of_any_memory_layout(probing: str) -> None:
 def test_automatic_choice() -> None:
     small = torch.nn.Linear(8, 8)
     large = torch.nn.Linear(4096, 4097)
-    assert MeZO(small.named_parameters(), lr=0.0).perturber.probing == "snapshot"
-    assert MeZO(large.named_parameters(), lr=0.0).perturber.probing == "streamed"
+    assert MeZO(small.named_parameters(), lr=0.0).perturber.name == "snapshot"
+    assert MeZO(large.named_parameters(), lr=0.0).perturber.name == "streamed"
     with pytest.raises(ValueError, match="stream.*streamed"):
         MeZO(small.named_parameters(), lr=0.0, probing="stream")
 
@@ -252,7 +252,7 @@ def test_a_pass_that_fails_half_way_is_undone(probing: str) -> None:
     closure, before = loss_closure(model), state(model)
     optimizer.step(closure)
     kind, calls = Noise, []
-    original = kind.combine
+    original = kind.run
 
     def failing(self, *args, **kwargs):  # type: ignore[no-untyped-def]
         calls.append(1)
@@ -261,7 +261,7 @@ def test_a_pass_that_fails_half_way_is_undone(probing: str) -> None:
         return original(self, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(kind, "combine", failing)
+        patch.setattr(kind, "run", failing)
         optimizer.step(closure)
     if probing == "snapshot":
         assert same(model, before)
@@ -277,7 +277,7 @@ def test_vmap_over_a_weight_is_seen() -> None:
 
     optimizer = MeZO(models[0].named_parameters(), lr=0.0, eps=EPS, probing="streamed")
     with pytest.warns(UserWarning, match="weight.*snapshot"):
-        got = tuple(optimizer.prober.sides(closure_of(models[0]), 0, 0))
+        got = tuple(optimizer.prober.sides([[closure_of(models[0])]], 0, 0))
     assert got == losses_by_hand(models[1], closure_of(models[1]))
 
 
@@ -351,7 +351,7 @@ def test_a_compiled_forward_is_right_or_refused(backend: str, probing: str) -> N
             MeZO(model.named_parameters(), lr=0.0, probing=probing).step(closure)
     if backend != "inductor" or probing == "snapshot":
         optimizer = MeZO(model.named_parameters(), lr=0.0, eps=EPS, probing=probing, allow_unread=True)
-        assert tuple(optimizer.prober.sides(closure, 0, 0)) == pytest.approx(expected, rel=1e-6)
+        assert tuple(optimizer.prober.sides([[closure]], 0, 0)) == pytest.approx(expected, rel=1e-6)
 
 
 class Remembering(torch.nn.Module):
@@ -372,7 +372,7 @@ def test_forwards_that_do_not_bear_company_run_in_turn() -> None:
     optimizer = MeZO(model.named_parameters(), lr=0.0, probing="streamed")
     with pytest.warns(UserWarning, match="remembers something from one call to the next"):
         optimizer.step(lambda: model(x))
-    assert not optimizer.perturber.can_be_in_step
+    assert not optimizer.perturber.side_by_side
     twin = MeZO(model.named_parameters(), lr=0.0, probing="snapshot")
     assert twin.step(lambda: model(x)) == optimizer.prober.probe(lambda: model(x), 0)
 
@@ -380,16 +380,14 @@ def test_forwards_that_do_not_bear_company_run_in_turn() -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_forwards_in_step_have_the_losses_of_forwards_in_turn(architecture: str, dtype: torch.dtype) -> None:
-    """Several micro-batches of different lengths in one closure."""
+    """A batch in parts of different lengths, in two waves."""
     model = make_tiny(architecture, dtype)
-    works = [loss_closure(model, length) for length in (7, 4, 7)]
-
-    def closure() -> torch.Tensor:
-        return torch.stack(together(works)).sum()
+    parts = Parts([[loss_closure(model, length) for length in (7, 4, 7)], [loss_closure(model, 9)]])
 
     optimizer = MeZO(model.named_parameters(), lr=0.0, probing="streamed", allow_unread=True)
-    optimizer.step(closure)
-    assert optimizer.perturber.can_be_in_step
-    in_step = optimizer.prober.sides(closure, 3, 0)
-    optimizer.perturber.in_step = False
-    assert optimizer.prober.sides(closure, 3, 0) == in_step
+    optimizer.step(parts)
+    assert optimizer.perturber.side_by_side
+    side_by_side = optimizer.prober.sides(parts.waves, 3, 0)
+    optimizer.perturber.side_by_side = False
+    assert optimizer.prober.sides(parts.waves, 3, 0) == side_by_side
+    assert sum(side_by_side) / 2 == optimizer.prober.probe(parts, 3)

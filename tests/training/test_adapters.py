@@ -56,8 +56,8 @@ def test_trains_replays_saves_and_loads_in_plain_peft(name: str, tune: str, dtyp
     after = logits(model)
     assert not torch.equal(before, after)
     header = StepLog.read(tmp_path / "run.zlog").header
-    assert {t["name"] for t in header["tensors"]} == trainable
-    assert header["frozen"]["dtype"] == str(dtype).removeprefix("torch.")
+    assert {t.name for t in header.tensors} == trainable
+    assert header.frozen.dtype == str(dtype).removeprefix("torch.")
     untouched = [t for n, t in model.named_parameters() if n not in trainable]
     assert all(any(torch.equal(t, b) for b in base.values()) for t in untouched)
     model.save_pretrained(str(tmp_path / "end"))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from zerograd.core.places import compute_device
+from zerograd.core.device import compute_device
 from zerograd.evaluation.logprobs import branch_means, token_scores
 from zerograd.evaluation.packing import CALL_TOKENS, PackedExample, bounded, cheapest_cuts, lay_out, make_part
 from zerograd.tasks.prompts import Example

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from zerograd.core.places import compute_device
+from zerograd.core.device import compute_device
 from zerograd.evaluation.prefixed import virtual_tokens
 
 MAX_ROWS = 32

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from zerograd.core.places import compute_device
+from zerograd.core.device import compute_device
 from zerograd.evaluation.head import AnswerHead
 from zerograd.evaluation.packing import Part, lay_out, make_part
 from zerograd.evaluation.prefixed import base_forward

@@ -1,13 +1,11 @@
 """Objectives: functions of (model, batch) whose value is to fall. None of them needs a gradient."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from zerograd.core.perturb.lockstep import together
 from zerograd.evaluation.logprobs import candidate_scores, token_scores
 from zerograd.evaluation.packing import Part
 
@@ -54,7 +52,7 @@ def _total(value: Callable[[Part], torch.Tensor], batch: dict[str, Any]) -> torc
     """The sum over a batch's parts, which are computed in step as long as they are short."""
     values: list[torch.Tensor] = []
     for parts in _waves(batch["parts"]):
-        values += together([partial(value, part) for part in parts])
+        values += [value(part) for part in parts]
     return torch.stack(values).sum()
 
 

@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from tqdm.auto import tqdm
 
-from zerograd.core.places import compute_device
+from zerograd.core.device import compute_device
 from zerograd.evaluation.bound_task import BoundTask
 from zerograd.evaluation.evaluate import batches
 from zerograd.evaluation.logprobs import read_states

@@ -17,9 +17,10 @@ from transformers import PreTrainedModel
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from zerograd.core.device import offloaded_to
+from zerograd.core.header import LogError
 from zerograd.core.optimizer import MeZO
-from zerograd.core.places import offloaded_to
-from zerograd.core.steplog import LogError, StepLog
+from zerograd.core.steplog import StepLog
 from zerograd.training.checkpoints import load_base, save_base
 from zerograd.training.config import MeZOArguments, MeZOConfig
 from zerograd.training.models import save_model
@@ -232,7 +233,7 @@ class MeZOTrainer(MeZOMixin, TaskTrainer):  # type: ignore[misc]
         """As the mixin's; says which way of probing is fast where a probe generates text."""
         optimizer = super().create_optimizer(model)
         if self.bound_task is not None and self.bound_task.generates and optimizer is self.mezo:
-            if self.mezo.perturber.probing == "streamed":
+            if self.mezo.perturber.name == "streamed":
                 logger.warning(SLOW_GENERATION)
         return optimizer
 

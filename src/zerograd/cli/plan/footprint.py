@@ -16,13 +16,17 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from zerograd.cli.plan.allocations import Tracker
 from zerograd.core.optimizer import MeZO
+from zerograd.core.perturb import planned
 from zerograd.evaluation.bound_task import is_masked_lm
 from zerograd.evaluation.logprobs import candidate_scores, token_scores
 from zerograd.evaluation.packing import Part
 from zerograd.training.adapters import Tuning, apply_tuning
 
 DEMONSTRATIONS = 32  # of in-context learning, as in the paper
-METHODS = ("mezo", "icl", "ft", "ft-lora", "ft-prefix")
+PLANNED = {  # methods, and their names in the table
+    "mezo": "MeZO", "icl": "in context, 32 demos", "ft": "backprop, full, Adam", "ft-lora": "backprop, LoRA",
+    "ft-prefix": "backprop, prefix",
+}  # fmt: skip
 PARTS = ("weights", "gradients", "optimizer", "scratch", "activations", "logits", "cache")
 
 
@@ -160,17 +164,11 @@ def work_of(case: Case, method: str, model: Any) -> tuple[Callable[[], Any], lis
 def _mezo(case: Case, model: Any) -> tuple[Callable[[], Any], list[Any]]:
     optimizer = MeZO(model.named_parameters(), lr=1e-6, extra_byte=case.extra_byte)
     perturber, part = optimizer.perturber, make_batch(case, case.batch, case.length, model.device)
-    perturber.watching = False  # the first step looks at memory, which fake tensors do not have
-    perturber.in_step = case.device == "cpu"
-    factors = optimizer.prober.directions.probing(0, 0)
-
-    def loss(c: float) -> torch.Tensor:
-        with perturber.at(c):
-            return loss_of(case, model, part)
+    direction = optimizer.prober.directions.direction(0, 0, ())
 
     def step() -> None:
-        with torch.no_grad(), perturber.session(0, 0, factors):
-            perturber.evaluate(loss, (1e-3, -1e-3))
+        with torch.no_grad(), planned(perturber, case.device == "cpu"), perturber.session(direction):
+            perturber.losses([[lambda: loss_of(case, model, part)]], (1e-3, -1e-3))
 
     return step, [optimizer]
 
