@@ -1,24 +1,26 @@
 """zerograd: fine-tune language models with forward passes only (MeZO, arXiv 2305.17333).
 
-Every public name, beside the modules `zerograd.estimators`, `zerograd.updates` and `zerograd.schedules`. Importing it
-imports torch; what needs transformers, peft or matplotlib is imported when its name is first used.
+Every public name, beside the modules `zerograd.estimators`, `zerograd.updates` and `zerograd.schedules`. Nothing is
+imported before it is used: `MeZO`, `StepLog` and `replay` need torch alone, the Trainer's names transformers.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from zerograd.core.optimizer import MeZO as MeZO
-from zerograd.core.optimizer import NonFiniteLossError as NonFiniteLossError
-from zerograd.core.replay import replay as replay
-from zerograd.core.scales import Expectation as Expectation
-from zerograd.core.scales import Variance as Variance
-from zerograd.core.steplog import LogError as LogError
-from zerograd.core.steplog import StepLog as StepLog
-
 if TYPE_CHECKING:
+    from zerograd import estimators as estimators
+    from zerograd import schedules as schedules
+    from zerograd import updates as updates
     from zerograd.cli.compare.runner import CompareArguments as CompareArguments
     from zerograd.cli.compare.runner import compare as compare
+    from zerograd.core.optimizer import MeZO as MeZO
+    from zerograd.core.optimizer import NonFiniteLossError as NonFiniteLossError
     from zerograd.core.perturb.offload import offload as offload
+    from zerograd.core.replay import replay as replay
+    from zerograd.core.scales import Expectation as Expectation
+    from zerograd.core.scales import Variance as Variance
+    from zerograd.core.steplog import LogError as LogError
+    from zerograd.core.steplog import StepLog as StepLog
     from zerograd.tasks import Task as Task
     from zerograd.tasks import get_task as get_task
     from zerograd.tasks.data import SplitSizes as SplitSizes
@@ -33,23 +35,6 @@ if TYPE_CHECKING:
     from zerograd.training.trainer import MeZOTrainer as MeZOTrainer
 
 __version__ = "0.1.0"
-LAZY = {
-    "CompareArguments": "cli.compare.runner",
-    "compare": "cli.compare.runner",
-    "offload": "core.perturb.offload",
-    "Task": "tasks",
-    "get_task": "tasks",
-    "SplitSizes": "tasks.data",
-    "load_splits": "tasks.data",
-    "Tuning": "training.adapters",
-    "apply_tuning": "training.adapters",
-    "MeZOArguments": "training.config",
-    "MeZOConfig": "training.config",
-    "demo_folder": "training.models",
-    "load_model": "training.models",
-    "MeZOMixin": "training.trainer",
-    "MeZOTrainer": "training.trainer",
-}
 __all__ = [
     "CompareArguments",
     "Expectation",
@@ -74,13 +59,40 @@ __all__ = [
     "offload",
     "replay",
 ]
+HOMES = {
+    "CompareArguments": "cli.compare.runner",
+    "Expectation": "core.scales",
+    "LogError": "core.steplog",
+    "MeZO": "core.optimizer",
+    "MeZOArguments": "training.config",
+    "MeZOConfig": "training.config",
+    "MeZOMixin": "training.trainer",
+    "MeZOTrainer": "training.trainer",
+    "NonFiniteLossError": "core.optimizer",
+    "SplitSizes": "tasks.data",
+    "StepLog": "core.steplog",
+    "Task": "tasks",
+    "Tuning": "training.adapters",
+    "Variance": "core.scales",
+    "apply_tuning": "training.adapters",
+    "compare": "cli.compare.runner",
+    "demo_folder": "training.models",
+    "get_task": "tasks",
+    "load_model": "training.models",
+    "load_splits": "tasks.data",
+    "offload": "core.perturb.offload",
+    "replay": "core.replay",
+}
+MODULES = ("estimators", "schedules", "updates")
 
 
 def __getattr__(name: str) -> Any:
-    if name not in LAZY:
+    if name in MODULES:
+        return import_module(f"zerograd.{name}")
+    if name not in HOMES:
         raise AttributeError(f"module 'zerograd' has no attribute {name!r}")
-    return getattr(import_module(f"zerograd.{LAZY[name]}"), name)
+    return getattr(import_module(f"zerograd.{HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *MODULES})
