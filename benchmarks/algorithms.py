@@ -111,7 +111,7 @@ def run(job: Job, args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     method = next(m for m in METHODS if m.name == job.method)
     setup, optimizer, spent = prepare(method, job, args)
-    start, curve = time.perf_counter(), [(spent, setup.side.evaluate(setup.model, setup.dev, False))]
+    start, curve = time.perf_counter(), [(spent, setup.bound.evaluate(setup.model, setup.dev, False))]
     order = torch.Generator().manual_seed(job.seed)
     rows: list[int] = []
     mark = 1
@@ -122,14 +122,14 @@ def run(job: Job, args: argparse.Namespace) -> None:
         if after > args.forwards * mark / MARKS:
             mark = int(MARKS * after / args.forwards) + 1
             if forwards > curve[-1][0]:
-                curve.append((forwards, setup.side.evaluate(setup.model, setup.dev, False)))
+                curve.append((forwards, setup.bound.evaluate(setup.model, setup.dev, False)))
         if after > args.forwards:
             break
         while len(rows) < BATCH:
             rows += torch.randperm(len(setup.train), generator=order).tolist()
-        batch, rows = setup.side.collate([setup.train[i] for i in rows[:BATCH]]), rows[BATCH:]
-        optimizer.step(lambda batch=batch: setup.side.loss(setup.model, batch))
-    test = setup.side.evaluate(setup.model, setup.test, False)
+        batch, rows = setup.bound.collate([setup.train[i] for i in rows[:BATCH]]), rows[BATCH:]
+        optimizer.step(lambda batch=batch: setup.bound.loss(setup.model, batch))
+    test = setup.bound.evaluate(setup.model, setup.test, False)
     result = {**asdict(job), "curve": curve, "test": test, "steps": optimizer.steps_done,
               "seconds": round(time.perf_counter() - start, 1)}  # fmt: skip
     path = job.path(args.out)
@@ -173,11 +173,11 @@ def prepare(method: Method, job: Job, args: argparse.Namespace) -> tuple[Any, An
     spent = 0
     if not method.prompt:
         untie(setup.model)
-        head, words = setup.model.get_output_embeddings(), setup.side.prompter.label_ids
+        head, words = setup.model.get_output_embeddings(), setup.bound.prompter.label_ids
         generator = torch.Generator().manual_seed(job.seed)
         head.weight.data[words] = 0.02 * torch.randn(head.weight[words].shape, generator=generator)
     if method.probe:
-        linear_probe(setup.model, setup.side, setup.train, early_stopping=True, progress=False)
+        linear_probe(setup.model, setup.bound, setup.train, early_stopping=True, progress=False)
         spent = math.ceil(len(setup.train) / BATCH)  # the features are computed in larger batches
     made = dict(method.estimator)
     kind, schedule = ESTIMATORS[made.pop("name", "spsa")], made.pop("schedule", None)

@@ -7,11 +7,14 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
+from zerograd.core.directions import Direction
 from zerograd.core.optimizer import MeZO
 from zerograd.core.parameters import Parameters
-from zerograd.core.perturb.perturber import Perturber
+from zerograd.core.perturb.first_step import FirstStep
+from zerograd.core.perturb.streaming import Streaming
 from zerograd.noise import Noise, Terms
 
 
@@ -126,23 +129,20 @@ def hessian_trace(
         eps: Perturbation scale. The loss is known to about 1e-7, the estimate of one sample to 4e-7 / eps^2.
         seed: Of the directions.
     """
-    perturber = Perturber(parameters, Noise(seed, "rademacher"), "streamed")
-
-    def at(c: float) -> float:
-        with perturber.at(c):
-            return float(loss())
-
+    perturber, first = Streaming(parameters, Noise(seed, "rademacher")), FirstStep(parameters, allow_unread=True)
+    everything = np.ones(len(parameters.entries))
     values = []
     with torch.no_grad():
         with perturber.unmoved():
             middle = float(loss())
         for i in range(samples):
-            with perturber.session(i, 0):
-                plus = at(eps)
-                if perturber.take_aliased():
-                    plus = at(eps)
-                values.append((plus + at(-eps) - 2 * middle) / eps**2)
-            perturber.watching = False
+            with perturber.session(Direction((i, 0), everything)):
+                if i == 0:
+                    sides = first.losses(perturber, [[loss]], (eps, -eps), 0)
+                else:
+                    sides = perturber.losses([[loss]], (eps, -eps))
+                plus, minus = (float(side[0]) for side in sides)
+                values.append((plus + minus - 2 * middle) / eps**2)
     return Measured.of(torch.tensor(values, dtype=torch.float64))
 
 

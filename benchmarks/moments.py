@@ -35,7 +35,7 @@ def seconds(update: Update, weights: torch.Tensor, repetitions: int) -> list[flo
     for number in range(full + repetitions):
         step = Step(number, (1.0,), (1.0,), (1e-6 if number >= full else 0.0,))
         if number < full - 1:
-            updater._history.append(updater.plan(step).past)
+            updater._history.append(updater.prepare(step).last)
             continue
         start = time.perf_counter()
         updater.apply(step)

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig
 
-from zerograd.cli.plan.footprint import METHODS, Case, footprint
+from zerograd.cli.plan.footprint import PLANNED, Case, footprint
 from zerograd.cli.plan.measure import measured_peak
 from zerograd.cli.plan.shapes import shape_of
-from zerograd.core.memory import free_memory_bytes, shown_bytes
+from zerograd.core.device import free_memory_bytes, shown_bytes
 
 CASES = [
     ("opt-125m", 16, 40, torch.float32, {}),
@@ -48,7 +48,7 @@ def main() -> None:
     worst = 0.0
     for name, config, rows, tokens, dtype, more in cases:
         case = Case(config, rows, tokens, dtype, device, **more)
-        for method in METHODS if not more or "text" in more else ("mezo",):
+        for method in PLANNED if not more or "text" in more else ("mezo",):
             predicted = footprint(case, method).total
             if 1.5 * predicted > free_memory_bytes():
                 continue

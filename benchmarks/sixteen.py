@@ -96,11 +96,11 @@ def train(job: Job, setup: Setup, log: Path) -> dict[str, Any]:
     for step in range(job.regime.steps):
         while len(rows) < BATCH:
             rows += torch.randperm(len(setup.train), generator=order).tolist()
-        batch, rows = setup.side.collate([setup.train[i] for i in rows[:BATCH]]), rows[BATCH:]
+        batch, rows = setup.bound.collate([setup.train[i] for i in rows[:BATCH]]), rows[BATCH:]
         if optimizer is None:
-            naive_step_(entries, noise, step, lambda b=batch: setup.side.loss(setup.model, b), job.regime.lr)
+            naive_step_(entries, noise, step, lambda b=batch: setup.bound.loss(setup.model, b), job.regime.lr)
         else:
-            optimizer.step(lambda b=batch: setup.side.loss(setup.model, b))
+            optimizer.step(lambda b=batch: setup.bound.loss(setup.model, b))
     if optimizer is None or optimizer.log is None:
         return {}
     moved = [abs(s.g[0] * s.lr[0]) for s in optimizer.log.steps]
@@ -140,7 +140,7 @@ def run(job: Job, args: argparse.Namespace) -> None:
     moved = [p.detach().float() - b for p, b in zip(setup.model.parameters(), before, strict=True)]
     size = sum(m.numel() for m in moved)
     more["moved, rms"] = (sum(float(m.double().square().sum()) for m in moved) / size) ** 0.5
-    result = {"test": setup.side.evaluate(setup.model, setup.test, False), **more}
+    result = {"test": setup.bound.evaluate(setup.model, setup.test, False), **more}
     result["seconds"] = round(time.perf_counter() - start, 1)
     path = job.path(args.out)
     path.with_suffix(".tmp").write_text(json.dumps(result))

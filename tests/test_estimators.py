@@ -1,7 +1,7 @@
 """Estimators, schedules and settings by name: what they compute, that they are unbiased, and what they refuse."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -220,7 +220,7 @@ def test_methods_of_ones_own(tmp_path: Path) -> None:
     )
     optimizer.step(loss_closure(model))
     log = StepLog.read(tmp_path / "run.zlog")
-    assert log.header["estimator"]["limit"] == 0.1 and abs(log.steps[0].g[0]) == pytest.approx(0.1)
+    assert log.header.estimator["limit"] == 0.1 and abs(log.steps[0].g[0]) == pytest.approx(0.1)
     with pytest.raises(LogError, match=r"halved.*your own.*update="):
         replay(tmp_path / "run.zlog", make_tiny("opt"))
     rebuilt = make_tiny("opt")
@@ -236,7 +236,7 @@ def test_a_log_that_names_no_method(tmp_path: Path, part: str) -> None:
     optimizer = MeZO(model.named_parameters(), lr=1e-2, log=tmp_path / "run.zlog")
     optimizer.step(loss_closure(model))
     assert optimizer.log is not None
-    del optimizer.log.header[part]
+    optimizer.log.header = replace(optimizer.log.header, **{part: {}})
     optimizer.log.copy_to(tmp_path / "other.zlog", 1)
     for more in ({}, {"update": SGD()}):
         with pytest.raises(LogError, match=f"does not name its {part}"):

@@ -62,7 +62,7 @@ def test_masked_model_zero_shot_and_after_training(minilm: Path, shared: Path) -
     train = side.encode(splits.train)
     before = side.evaluate(model, train, progress=False)["loss"]
     optimizer = MeZO(model.named_parameters(), lr=1e-5, seed=0)
-    assert optimizer.perturber.probing == "streamed"
+    assert optimizer.perturber.name == "streamed"
     for step in range(60):
         batch = side.collate(train[step % 4 * 16 : step % 4 * 16 + 16])
         optimizer.step(lambda batch=batch: side.loss(model, batch))

@@ -76,7 +76,7 @@ def test_history_equals_stored_moments(history: Any, stored: Any, n: int, extra:
         for step in log:
             optimizer.updater.apply(step)
         runs.append(model)
-        held = sum(t.numel() for buffers in optimizer.updater._stored.values() for t in buffers)
+        held = sum(t.numel() for buffers in optimizer.updater._stored.buffers.values() for t in buffers)
         assert held == (0 if update is history else held) and (update is history or held > 0)
     moved, apart = 0.0, 0.0
     for (name, a), (_, b) in zip(runs[0].named_parameters(), runs[1].named_parameters(), strict=True):

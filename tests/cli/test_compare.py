@@ -2,14 +2,16 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from zerograd.cli.compare import runner
 from zerograd.cli.compare.grid import points_of, read_seeds
 from zerograd.cli.compare.methods import METHODS
-from zerograd.cli.compare.runner import CompareArguments
+from zerograd.cli.compare.runner import CompareArguments, run_planned
 from zerograd.cli.compare.table import read_lines
 from zerograd.cli.main import main
 
@@ -26,7 +28,9 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("compare") / "out"
     methods = "zero-shot icl lp head mezo mezo-lora mezo-prefix mezo-head lp-mezo ft ft-sgd ft-lora ft-prefix"
     flags = ["--set", *SHORT, "--output_dir", folder]
-    assert zerograd(f"compare {SIZES} --task sst2 --seeds 1 --methods {methods}", *flags) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "_run_process", run_planned)  # that it is a process is tested where a run fails
+        assert zerograd(f"compare {SIZES} --task sst2 --seeds 1 --methods {methods}", *flags) == 0
     return folder
 
 
@@ -61,7 +65,10 @@ def test_the_table_is_written_three_ways(compared: Path) -> None:
     assert (compared / "table.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_a_finished_run_is_not_run_again_and_others_are(compared: Path, capsys: Any) -> None:
+def test_a_finished_run_is_not_run_again_and_others_are(
+    compared: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_run_process", run_planned)
     results = sorted(compared.rglob("results.json"))
     times = [path.stat().st_mtime_ns for path in results]
     flags = ["--set", *SHORT, "--output_dir", compared]
@@ -82,40 +89,36 @@ def test_a_finished_run_is_not_run_again_and_others_are(compared: Path, capsys: 
     }
 
 
-@pytest.mark.parametrize(
-    "line, message",
-    [
-        (f"{SIZES} --task sst2 --objective accuracy", "objective None .here .accuracy"),
-        (f"{SIZES} --task sst2 --set mezo.learning_rate=1e-3", "holds runs of mezo with learning_rate 1e-06"),
-        (f"{SIZES} --task sst2 --methods mezzo", "did you mean 'mezo'"),
-        (f"{SIZES} --task sst2 --seeds many", "neither a number of seeds"),
-        (f"{SIZES} --task sst2 --seeds 0", "at least one seed"),
-        (f"{SIZES} --task sst2 --seeds 1,1", "different seeds"),
-        (f"{SIZES} --task sst2 --set mezo.lr=1", "SETTING one of learning_rate"),
-        (f"{SIZES} --task sst2 --set mezo.eps=small", "no number"),
-        (f"{SIZES} --task sst2 --methods lp --set ft.max_steps=1", "no method here takes max_steps and is named 'ft'"),
-        (f"{SIZES} --task sst2 --methods ft mezo --set ft.eps=1", "these do: .'mezo'"),
-        (f"{SIZES} --task sst2 --methods ft --methods mezo", "give --methods once"),
-        (
-            f"{SIZES} --task sst2 --methods ft mezo --objective accuracy",
-            "no gradient for backpropagation; leave out ft",
-        ),
-        (f"{SIZES} --task sst2 --methods ft-lora mezo --quantize 8bit", "leave out mezo, or --quantize"),
-        (f"{SIZES} --task sst2 --tune lora", "leave out --tune"),
-        ("--task sst2 --k 100000", "100000"),
-        ("--task sst2 --data /nowhere/{seed}", "/nowhere/13"),
-    ],
-)
-def test_what_does_not_fit_is_said_before_anything_runs(
-    compared: Path, capsys: Any, line: str, message: str, tmp_path: Path
-) -> None:
-    before = (compared / "compare.json").read_text()
-    flags = ["--output_dir", compared]
-    assert zerograd(f"compare {line}", *([] if "--methods" in line else ["--methods", "mezo"]), *flags) == 1
-    import re
+MISTAKES = [
+    (f"{SIZES} --task sst2 --objective accuracy", "objective None .here .accuracy"),
+    (f"{SIZES} --task sst2 --set mezo.learning_rate=1e-3", "holds runs of mezo with learning_rate 1e-06"),
+    (f"{SIZES} --task sst2 --methods mezzo", "did you mean 'mezo'"),
+    (f"{SIZES} --task sst2 --seeds many", "neither a number of seeds"),
+    (f"{SIZES} --task sst2 --seeds 0", "at least one seed"),
+    (f"{SIZES} --task sst2 --seeds 1,1", "different seeds"),
+    (f"{SIZES} --task sst2 --set mezo.lr=1", "SETTING one of learning_rate"),
+    (f"{SIZES} --task sst2 --set mezo.eps=small", "no number"),
+    (f"{SIZES} --task sst2 --methods lp --set ft.max_steps=1", "no method here takes max_steps and is named 'ft'"),
+    (f"{SIZES} --task sst2 --methods ft mezo --set ft.eps=1", "these do: .'mezo'"),
+    (f"{SIZES} --task sst2 --methods ft --methods mezo", "give --methods once"),
+    (
+        f"{SIZES} --task sst2 --methods ft mezo --objective accuracy",
+        "no gradient for backpropagation; leave out ft",
+    ),
+    (f"{SIZES} --task sst2 --methods ft-lora mezo --quantize 8bit", "leave out mezo, or --quantize"),
+    (f"{SIZES} --task sst2 --tune lora", "leave out --tune"),
+    ("--task sst2 --k 100000", "100000"),
+    ("--task sst2 --data /nowhere/{seed}", "/nowhere/13"),
+]
 
-    assert re.search(message, capsys.readouterr().err)
-    assert (compared / "compare.json").read_text() == before
+
+def test_what_does_not_fit_is_said_before_anything_runs(compared: Path, capsys: Any) -> None:
+    before = (compared / "compare.json").read_text()
+    for line, message in MISTAKES:
+        methods = [] if "--methods" in line else ["--methods", "mezo"]
+        assert zerograd(f"compare {line}", *methods, "--output_dir", compared) == 1, line
+        assert re.search(message, capsys.readouterr().err), line
+        assert (compared / "compare.json").read_text() == before, line
 
 
 def test_a_failing_run_is_named_and_leaves_the_others(tmp_path: Path, capsys: Any) -> None:

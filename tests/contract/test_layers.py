@@ -17,12 +17,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {"training", "tasks", "evaluation", "core"},
 }
 EXCEPTIONS = {
-    ("evaluation", "zerograd.core.places"),  # where a model's inputs must be
-    ("evaluation", "zerograd.core.perturb.lockstep"),
+    ("evaluation", "zerograd.core.device"),  # where a model's inputs must be
 }
 DOORS = {  # what may import a dependency that the rest must run without
     "triton": {"noise.gpu", "noise.gpu_kernels"},
-    "numba": {"noise.cpu", "noise.cpu_half", "noise.cpu_tiles", "noise.jobs"},
+    "numba": {"noise.cpu_half", "noise.cpu_kernels", "noise.cpu_tiles"},
     "greenlet": {"core.perturb.lockstep"},
 }
 

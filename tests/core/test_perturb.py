@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from architectures import ARCHITECTURES, loss_closure, make_tiny, same, state
 from zerograd import MeZO, replay
-from zerograd.core.perturb.lockstep import together
+from zerograd.core.probe import Parts
 from zerograd.noise import Noise
 
 EPS = 1e-2
@@ -15,7 +15,7 @@ EPS = 1e-2
 def losses(model: torch.nn.Module, closure, probing: str, **kwargs) -> tuple[float, float]:  # type: ignore[no-untyped-def]
     optimizer = MeZO(model.named_parameters(), lr=0.0, eps=EPS, probing=probing, **kwargs)
     plus_minus = tuple(optimizer.prober.sides(closure, 0, 0))
-    optimizer.perturber.stop_watching(allow_unread=False)
+    optimizer.prober.first_step.check_read()
     return plus_minus
 
 
@@ -239,8 +239,8 @@ def test_parameters_of_any_memory_layout(probing: str) -> None:
 def test_automatic_choice() -> None:
     small = torch.nn.Linear(8, 8)
     large = torch.nn.Linear(4096, 4097)
-    assert MeZO(small.named_parameters(), lr=0.0).perturber.probing == "snapshot"
-    assert MeZO(large.named_parameters(), lr=0.0).perturber.probing == "streamed"
+    assert MeZO(small.named_parameters(), lr=0.0).perturber.name == "snapshot"
+    assert MeZO(large.named_parameters(), lr=0.0).perturber.name == "streamed"
     with pytest.raises(ValueError, match="stream.*streamed"):
         MeZO(small.named_parameters(), lr=0.0, probing="stream")
 
@@ -252,7 +252,7 @@ def test_a_pass_that_fails_half_way_is_undone(probing: str) -> None:
     closure, before = loss_closure(model), state(model)
     optimizer.step(closure)
     kind, calls = Noise, []
-    original = kind.combine
+    original = kind.run
 
     def failing(self, *args, **kwargs):  # type: ignore[no-untyped-def]
         calls.append(1)
@@ -261,7 +261,7 @@ def test_a_pass_that_fails_half_way_is_undone(probing: str) -> None:
         return original(self, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(kind, "combine", failing)
+        patch.setattr(kind, "run", failing)
         optimizer.step(closure)
     if probing == "snapshot":
         assert same(model, before)
@@ -372,7 +372,7 @@ def test_forwards_that_do_not_bear_company_run_in_turn() -> None:
     optimizer = MeZO(model.named_parameters(), lr=0.0, probing="streamed")
     with pytest.warns(UserWarning, match="remembers something from one call to the next"):
         optimizer.step(lambda: model(x))
-    assert not optimizer.perturber.can_be_in_step
+    assert not optimizer.perturber.side_by_side
     twin = MeZO(model.named_parameters(), lr=0.0, probing="snapshot")
     assert twin.step(lambda: model(x)) == optimizer.prober.probe(lambda: model(x), 0)
 
@@ -380,16 +380,14 @@ def test_forwards_that_do_not_bear_company_run_in_turn() -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_forwards_in_step_have_the_losses_of_forwards_in_turn(architecture: str, dtype: torch.dtype) -> None:
-    """Several micro-batches of different lengths in one closure."""
+    """A batch in parts of different lengths, in two waves."""
     model = make_tiny(architecture, dtype)
-    works = [loss_closure(model, length) for length in (7, 4, 7)]
-
-    def closure() -> torch.Tensor:
-        return torch.stack(together(works)).sum()
+    parts = Parts([[loss_closure(model, length) for length in (7, 4, 7)], [loss_closure(model, 9)]])
 
     optimizer = MeZO(model.named_parameters(), lr=0.0, probing="streamed", allow_unread=True)
-    optimizer.step(closure)
-    assert optimizer.perturber.can_be_in_step
-    in_step = optimizer.prober.sides(closure, 3, 0)
-    optimizer.perturber.in_step = False
-    assert optimizer.prober.sides(closure, 3, 0) == in_step
+    optimizer.step(parts)
+    assert optimizer.perturber.side_by_side
+    side_by_side = optimizer.prober.sides(parts, 3, 0)
+    optimizer.perturber.side_by_side = False
+    assert optimizer.prober.sides(parts, 3, 0) == side_by_side
+    assert sum(side_by_side) / 2 == optimizer.prober.probe(parts, 3)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from zerograd import MeZO, replay
-from zerograd.core.steplog import LogError
+from zerograd.core.header import LogError
 
 
 def make(dtype: torch.dtype) -> torch.nn.Linear:

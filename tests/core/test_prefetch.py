@@ -5,11 +5,13 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from zerograd import MeZO, replay
+from zerograd.core.device import compute_device
 from zerograd.core.perturb.offload import offload
 from zerograd.core.perturb.prefetch import LARGE, move_small
+from zerograd.core.perturb.scratch import Scratch
 from zerograd.core.perturb.streaming import Reads
-from zerograd.core.places import compute_device
 from zerograd.core.scales import Variance
+from zerograd.noise import Noise
 from zerograd.training.adapters import Tuning, apply_tuning
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -42,8 +44,8 @@ def test_offloaded_training_has_the_same_bits(dtype, settings, tmp_path) -> None
             for _ in range(3)
         ]
         if name == "away":
-            assert optimizer.perturber.stage is not None
-            assert optimizer.perturber.stage.nbytes > LARGE  # it was used
+            assert optimizer.perturber.prefetch is not None
+            assert optimizer.perturber.prefetch.nbytes > LARGE  # it was used
             with torch.no_grad(), optimizer.perturber.unmoved():
                 read = model(input_ids=there, use_cache=False).logits
         else:
@@ -74,7 +76,8 @@ def test_an_offloaded_model_computes_as_it_did(tune, tmp_path) -> None:  # type:
         optimizer = MeZO(named, lr=1e-3, probing="auto" if tune == "lora" else "streamed", **more)
         for _ in range(2):
             optimizer.step(lambda m=model: m(input_ids=ids, labels=ids, use_cache=False).loss)
-        with torch.no_grad(), Reads({}, None, 0.0, read=set(), aliased=set(), spans=None):
+        scratch = Scratch(Noise(0), [])
+        with torch.no_grad(), Reads({}, scratch, 0.0):
             logits.append(model(input_ids=ids, use_cache=False).logits)
     assert torch.equal(*logits)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from zerograd import MeZO
-from zerograd.core.shortage import OutOfMemoryError, memory_for
+from zerograd.core.safety import OutOfMemoryError, memory_for
 from zerograd.core.steplog import StepLog
 
 

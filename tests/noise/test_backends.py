@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from zerograd.noise import DISTRIBUTIONS, Moments, Noise, Terms, cpu, portable, reference
+from zerograd.noise import DISTRIBUTIONS, Moments, Noise, Pass, Terms, VectorPass, cpu, nothing, portable, reference
+from zerograd.noise.dispatch import without_memory
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SEED = 2**40 + 17
@@ -57,10 +58,8 @@ def assert_same_bits(a: torch.Tensor, b: torch.Tensor) -> None:
 def test_combine(backend, dtype, distribution, stochastic, numel, base, terms) -> None:  # type: ignore[no-untyped-def]
     x = weights(numel, dtype)
     out = torch.empty_like(x)
-    backend.combine(
-        out, x, terms, base=base, rows=None, distribution=distribution, keep=0.999,
-        rounding=STEP if stochastic else None, **WHERE,
-    )  # fmt: skip
+    rounding = STEP if stochastic else None
+    backend.run(Pass(out, x, terms, 7, base=base, decay=0.999, rounding=rounding), SEED, distribution)
     assert_same_bits(out, expected(x, terms, distribution, base, stochastic))
 
 
@@ -70,9 +69,8 @@ def test_rows_are_the_rows_of_the_whole(backend, dtype) -> None:  # type: ignore
     x = weights(50 * 300, dtype).view(50, 300)
     rows = torch.tensor([49, 0, 17, 17])
     whole, some = torch.empty_like(x), torch.empty(4, 300, dtype=dtype)
-    fixed = {"distribution": "gaussian", "keep": 1.0, "rounding": None}
     for out, index in ((whole, None), (some, rows)):
-        backend.combine(out, x, TERMS, base=0, rows=index, **fixed, **WHERE)
+        backend.run(Pass(out, x, TERMS, 7, rows=index), SEED, "gaussian")
     assert_same_bits(some, whole[rows])
 
 
@@ -84,11 +82,12 @@ def test_a_pair_is_two_passes(backend, dtype, distribution, index) -> None:  # t
     x, c = weights(50 * 300, dtype).view(50, 300), np.float32(1e-3)
     rows = None if index is None else torch.tensor(index)
     like = x if rows is None else x[rows]
-    fixed = {"base": 0, "rows": rows, "distribution": distribution, "keep": 1.0, "rounding": None, **WHERE}
     outs, pair = [torch.empty_like(like) for _ in "ab"], [torch.empty_like(like) for _ in "ab"]
     for out, scale in zip(outs, (c, -c), strict=True):
-        backend.combine(out, x, Terms([(STEP, 0)], [scale]), **fixed)
-    backend.combine(pair[0], x, Terms([(STEP, 0)], [1.0]), twin=pair[1], scales=(c, -c), **fixed)
+        backend.run(Pass(out, x, Terms([(STEP, 0)], [scale]), 7, rows=rows), SEED, distribution)
+    one = Terms([(STEP, 0)], [1.0])
+    p = Pass(pair[0], x, one, 7, rows=rows, scale=float(c), out_minus=pair[1], scale_minus=-float(c))
+    backend.run(p, SEED, distribution)
     for one, two in zip(outs, pair, strict=True):
         assert_same_bits(one, two)
 
@@ -103,9 +102,7 @@ def test_an_extra_byte(backend, dtype, numel, base) -> None:  # type: ignore[no-
     first = base // reference.TILE
     for step in (STEP, STEP + 1):
         terms = Terms([(step, 0)], [1e-6])
-        backend.combine(
-            x, x, terms, base=base, rows=None, distribution="gaussian", keep=0.999, rounding=step, low=low, **WHERE
-        )
+        backend.run(Pass(x, x, terms, 7, base=base, decay=0.999, rounding=step, extra_byte=low), SEED, "gaussian")
         value = reference.from_wide(high, rest, brain)
         value = reference.combine(value, terms, np.float32(0.999), "gaussian", base, **WHERE)
         tiles = range(first, -(-(base + numel) // reference.TILE))
@@ -123,12 +120,12 @@ def test_an_extra_byte(backend, dtype, numel, base) -> None:  # type: ignore[no-
 def test_any_number_of_threads_and_any_range(dtype: torch.dtype, threads: int, base: int) -> None:
     x = weights(300_001, dtype)
     noise, before = Noise(SEED), torch.get_num_threads()
-    whole = noise.combine(x, torch.empty_like(x), ONE, base=base, tensor=1)
+    whole = noise.run(Pass(torch.empty_like(x), x, ONE, 1, base=base))
     torch.set_num_threads(threads)
     try:
-        again = noise.combine(x, torch.empty_like(x), ONE, base=base, tensor=1)
+        again = noise.run(Pass(torch.empty_like(x), x, ONE, 1, base=base))
         part = x[70_001:200_000]
-        alone = noise.combine(part, torch.empty_like(part), ONE, base=base + 70_001, tensor=1)
+        alone = noise.run(Pass(torch.empty_like(part), part, ONE, 1, base=base + 70_001))
     finally:
         torch.set_num_threads(before)
     assert_same_bits(again, whole)
@@ -136,9 +133,9 @@ def test_any_number_of_threads_and_any_range(dtype: torch.dtype, threads: int, b
 
 
 def test_no_fused_multiply_add() -> None:
-    """keep * x + c z must be rounded after the product and after the sum, on data where an FMA would differ."""
+    """decay * x + c z must be rounded after the product and after the sum, on data where an FMA would differ."""
     x = weights(100_000, torch.float32)[8:]
-    out = Noise(SEED).combine(x, torch.empty_like(x), Terms([(3, 0)], [1e-3]), tensor=7, keep=0.999)
+    out = Noise(SEED).run(Pass(torch.empty_like(x), x, Terms([(3, 0)], [1e-3]), 7, decay=0.999))
     z = reference.z("gaussian", 0, x.numel(), tensor=7, step=3, probe=0, seed=SEED)
     product = x.double() * float(np.float32(0.999))  # exact in float64
     fused = (product + torch.from_numpy(np.float32(1e-3) * z).double()).float()
@@ -193,10 +190,10 @@ def test_low_rank(dtype: torch.dtype, terms: Terms, shape: tuple[int, ...]) -> N
         for step, probe in terms.at
     ]
     wanted = torch.from_numpy(x.float().numpy().reshape(-1) * np.float32(0.999) + reference.total(terms, at))
-    out = noise.combine(x, torch.empty_like(x), terms, tensor=7, keep=0.999)
+    out = noise.run(Pass(torch.empty_like(x), x, terms, 7, decay=0.999))
     assert_same_bits(out.view(-1), wanted.to(dtype))
     rows = torch.tensor([height - 1, 0, 2, 2])
-    some = noise.combine(x, torch.empty(4, *shape[1:], dtype=dtype), terms, tensor=7, keep=0.999, rows=rows)
+    some = noise.run(Pass(torch.empty(4, *shape[1:], dtype=dtype), x, terms, 7, decay=0.999, rows=rows))
     assert_same_bits(some, out[rows])
 
 
@@ -205,10 +202,33 @@ def test_low_rank(dtype: torch.dtype, terms: Terms, shape: tuple[int, ...]) -> N
 def test_a_given_total(backend, dtype) -> None:  # type: ignore[no-untyped-def]
     x, total = weights(12_345, dtype), 1e-3 * torch.randn(12_345, generator=torch.Generator().manual_seed(0))
     out = torch.empty_like(x)
-    backend.combine(out, x, total, base=0, rows=None, distribution="gaussian", keep=0.999, rounding=None, **WHERE)
+    backend.run(Pass(out, x, total, 7, decay=0.999), SEED, "gaussian")
     assert_same_bits(out, (x.float() * float(np.float32(0.999)) + total).to(dtype))
 
 
 def test_the_sphere_has_no_low_rank() -> None:
     with pytest.raises(ValueError, match="low rank"):
         Noise(0, "sphere", rank=2)
+
+
+@pytest.mark.parametrize("backend", [cpu, portable], ids=["cpu", "portable"])
+@pytest.mark.parametrize("sides", [1, 2])
+def test_many_vectors_are_as_many_passes(backend, sides) -> None:  # type: ignore[no-untyped-def]
+    vectors = [weights(numel, torch.bfloat16) for numel in (3, 5000, 1, 4096)]
+    scales = np.array([[1e-3, 2e-3, 0, 4e-3], [-1e-3, 1, 1e-3, 0]], np.float32)[:sides]
+    p = VectorPass.over(vectors, (STEP, 2), [4, 0, 2**31 + 5, 3], scales)
+    backend.run_vectors(p, SEED, "gaussian")
+    for side, row in zip(p.results(), scales.tolist(), strict=True):
+        for made, x, number, scale in zip(side, vectors, (4, 0, 2**31 + 5, 3), row, strict=True):
+            alone = torch.empty_like(x)
+            backend.run(Pass(alone, x, Terms([(STEP, 2)], [scale]), number), SEED, "gaussian")
+            assert_same_bits(made, alone)
+
+
+def test_what_is_planned_is_not_touched() -> None:
+    x = torch.ones(10)
+    with without_memory():
+        Noise(0).add_(x, ONE, 0)
+        assert Noise(0, "sphere").scale([(0, 10)], step=0, probe=0, device=x.device) == pytest.approx(1)
+    assert torch.equal(x, torch.ones(10))
+    assert nothing.squared_norm(9, seed=0, tensor=0, step=0, probe=0, device=x.device) == 9 / reference.SQUARE_UNIT

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from zerograd.noise import Moments, Terms, cpu
+from zerograd.noise import Moments, Pass, Terms, VectorPass, cpu
 
 gpu = pytest.importorskip("zerograd.noise.gpu", reason="triton is not installed", exc_type=ImportError)
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 GPU = torch.cuda.is_available()  # without one, `conftest.py` chooses Triton's interpreter, which runs on the CPU
 DEVICES = [pytest.param("cuda", marks=pytest.mark.gpu) if GPU else pytest.param("cpu", id="interpreter")]
-WHERE = {"tensor": 7, "seed": 2**63 + 2**40 + 17}
+SEED = 2**63 + 2**40 + 17
 ONE = Terms([(3, 5)], [1e-3])
 SUM = Terms([(3, 0), (3, 0xFFFFFF00)], [1e-3, -2e-3])
 AT, HISTORY = [(1, 0), (2, 0), (2, 1), (3, 0)], [0.5, -2.0, 1.0, 3e-2]
@@ -48,9 +48,9 @@ def assert_same_bits(a: torch.Tensor, b: torch.Tensor) -> None:
 def test_combine(device, dtype, distribution, rounding, numel, base, terms) -> None:  # type: ignore[no-untyped-def]
     x = weights(numel, dtype)
     out, expected = torch.empty_like(x, device=device), torch.empty_like(x)
-    fixed = {"base": base, "rows": None, "distribution": distribution, "keep": 0.999, "rounding": rounding, **WHERE}
-    gpu.combine(out, x.to(device), terms, **fixed)
-    cpu.combine(expected, x, terms, **fixed)
+    fixed = {"tensor": 7, "base": base, "decay": 0.999, "rounding": rounding}
+    gpu.run(Pass(out, x.to(device), terms, **fixed), SEED, distribution)
+    cpu.run(Pass(expected, x, terms, **fixed), SEED, distribution)
     assert_same_bits(out, expected)
 
 
@@ -59,19 +59,18 @@ def test_combine(device, dtype, distribution, rounding, numel, base, terms) -> N
 def test_in_place_given_pairs_and_rows(device, dtype) -> None:  # type: ignore[no-untyped-def]
     x, c = weights(12 * 700, dtype).view(12, 700), np.float32(1e-3)
     rows = torch.tensor([11, 0, 7, 7])
-    fixed = {"base": 0, "distribution": "gaussian", "keep": 1.0, **WHERE}
     for index, rounding, scales in ((None, None, (c, -c)), (rows, None, (c, -c)), (None, 9, (1.0, 1.0))):
         like, there = (x if index is None else x[index]), None if index is None else index.to(device)
         ours, theirs = ([torch.empty_like(like, device=d) for _ in "ab"] for d in (device, "cpu"))
-        more = {"rounding": rounding, "scales": scales, **fixed}
-        gpu.combine(ours[0], x.to(device), ONE, rows=there, twin=ours[1], **more)
-        cpu.combine(theirs[0], x, ONE, rows=index, twin=theirs[1], **more)
+        more = {"tensor": 7, "rounding": rounding, "scale": float(scales[0]), "scale_minus": float(scales[1])}
+        gpu.run(Pass(ours[0], x.to(device), ONE, rows=there, out_minus=ours[1], **more), SEED, "gaussian")
+        cpu.run(Pass(theirs[0], x, ONE, rows=index, out_minus=theirs[1], **more), SEED, "gaussian")
         for a, b in zip(ours, theirs, strict=True):
             assert_same_bits(a, b)
     given = torch.randn(12 * 700)
     ours, theirs = x.clone().to(device), x.clone()
-    gpu.combine(ours, ours, given.to(device), rows=None, rounding=4, **fixed)
-    cpu.combine(theirs, theirs, given, rows=None, rounding=4, **fixed)
+    gpu.run(Pass(ours, ours, given.to(device), 7, rounding=4), SEED, "gaussian")
+    cpu.run(Pass(theirs, theirs, given, 7, rounding=4), SEED, "gaussian")
     assert_same_bits(ours, theirs)
 
 
@@ -82,9 +81,9 @@ def test_an_extra_byte(device, dtype) -> None:  # type: ignore[no-untyped-def]
     ours, theirs = x.clone().to(device), x.clone()
     low, expected = torch.zeros(9_000, dtype=torch.int8, device=device), torch.zeros(9_000, dtype=torch.int8)
     for step in (1, 2):
-        more = {"base": 0, "rows": None, "distribution": "gaussian", "keep": 0.999, "rounding": step, **WHERE}
-        gpu.combine(ours, ours, Terms([(step, 0)], [1e-6]), low=low, **more)
-        cpu.combine(theirs, theirs, Terms([(step, 0)], [1e-6]), low=expected, **more)
+        more = {"terms": Terms([(step, 0)], [1e-6]), "tensor": 7, "decay": 0.999, "rounding": step}
+        gpu.run(Pass(ours, ours, extra_byte=low, **more), SEED, "gaussian")
+        cpu.run(Pass(theirs, theirs, extra_byte=expected, **more), SEED, "gaussian")
     assert_same_bits(ours, theirs)
     assert torch.equal(low.cpu(), expected)
 
@@ -98,16 +97,16 @@ def test_many_tensors_in_one_launch(device, dtype, distribution, sides) -> None:
     x = weights(sum(sizes), dtype)
     ours, theirs = (torch.empty(sides, len(x), dtype=dtype, device=d) for d in (device, "cpu"))
     scales = np.array([[1e-3, 2e-3, 0, 4e-3, 5e-3], [-1e-3, 1, 1e-3, 0, 1]], np.float32)
-    fixed = {"ends": np.cumsum(sizes), "tensors": np.array([4, 0, 9, 2**31 + 5, 3], np.uint32), "scales": scales}
-    more = {"distribution": distribution, "seed": WHERE["seed"], **fixed}
-    gpu.perturb_many(ours, x.to(device), (5, 6), **more)
-    cpu.perturb_many(theirs, x, (5, 6), **more)
+    fixed = {"ends": np.cumsum(sizes), "tensors": np.array([4, 0, 9, 2**31 + 5, 3], np.uint32)}
+    fixed |= {"at": (5, 6), "scales": scales[:sides]}
+    gpu.run_vectors(VectorPass(ours, x.to(device), **fixed), SEED, distribution)
+    cpu.run_vectors(VectorPass(theirs, x, **fixed), SEED, distribution)
     assert_same_bits(ours, theirs)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_norm_of_a_direction(device) -> None:  # type: ignore[no-untyped-def]
-    at = {"step": 4, "probe": 2, **WHERE}
+    at = {"step": 4, "probe": 2, "tensor": 7, "seed": SEED}
     ours = gpu.squared_norm(9_001, device=torch.device(device), **at)
     assert ours == cpu.squared_norm(9_001, device=torch.device("cpu"), **at)
 
@@ -118,13 +117,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from zerograd.noise.gpu_kernels import add_noise
 
-POINTERS = {"index": "*i64", "tiles": "*i64", "steps": "*i32", "probes": "*i32", "ends": "*i32", "low": "*i8"}
-FLOATS = ("factor", "rate", "delta", "keep", "scale0", "scale1")
-FLAGS = ("RADEMACHER", "GIVEN", "SINGLE", "MOMENTS", "SECOND", "TWIN", "STOCHASTIC", "BYTE")
-for flags in ({"SINGLE", "TWIN"}, {"STOCHASTIC"}, {"STOCHASTIC", "BYTE", "RADEMACHER"}, {"MOMENTS", "SECOND"}):
+POINTERS = {"index": "*i64", "tiles": "*i64", "steps": "*i32", "probes": "*i32", "ends": "*i32", "byte": "*i8"}
+FLOATS = ("factor", "rate", "delta", "decay", "scale", "scale_minus")
+FLAGS = ("RADEMACHER", "GIVEN", "SINGLE", "MOMENTS", "SECOND", "MINUS", "STOCHASTIC", "BYTE")
+for flags in ({"SINGLE", "MINUS"}, {"STOCHASTIC"}, {"STOCHASTIC", "BYTE", "RADEMACHER"}, {"MOMENTS", "SECOND"}):
     constants = {"MODE": 0, "DTYPE": 1 if "STOCHASTIC" in flags else 0, **{f: f in flags for f in FLAGS}}
     element = "*i16" if constants["DTYPE"] else "*fp32"
-    types = {"out": element, "twin": element, "x": element, **POINTERS, **dict.fromkeys(FLOATS, "fp32")}
+    types = {"out": element, "out_minus": element, "x": element, **POINTERS, **dict.fromkeys(FLOATS, "fp32")}
     types |= {p: "*fp32" for p in ("given", "table", "factors", "weights", "squares")}
     types |= dict.fromkeys(constants, "constexpr")
     names = add_noise.arg_names

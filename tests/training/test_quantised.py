@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, TorchAoConfig
 
 from architectures import loss_closure
 from zerograd import MeZO, StepLog, replay
-from zerograd.core.frozen import frozen_note
+from zerograd.core.parameters import frozen_note
 from zerograd.training.adapters import Tuning, apply_tuning
 from zerograd.training.models import ModelError, load_adapter, load_model
 from zerograd.training.prefix import AdapterError
@@ -45,7 +45,7 @@ def test_an_adapter_over_quantised_weights(kind: str, tune: str, stories: Path, 
     losses = [optimizer.step(closure) for _ in range(5)]
     assert len(set(losses)) == 5
     assert frozen == frozen_note((n, p) for n, p in model.named_parameters() if not p.requires_grad)
-    assert StepLog.read(tmp_path / "run.zlog").header["frozen"] == frozen
+    assert StepLog.read(tmp_path / "run.zlog").header.frozen == frozen
     again = load_adapter(load(kind, stories, minilm), tmp_path / "start").eval()
     replay(tmp_path / "run.zlog", again)
     ids = torch.arange(3, 17).reshape(2, 7)

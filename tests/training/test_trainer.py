@@ -290,7 +290,7 @@ def test_any_trainer_takes_the_mixin_and_plain_arguments(tmp_path: Path) -> None
     trainer = MeZOCustom(model, arguments, train_dataset=lm_dataset(), data_collator=Collator())
     trainer.train()
     log = StepLog.read(tmp_path / "steps.zlog")
-    assert log.header["estimator"] == {"name": "spsa", "eps": 1e-3, "n": 1, "lr_per_probe": False}
+    assert log.header.estimator == {"name": "spsa", "eps": 1e-3, "n": 1, "lr_per_probe": False}
     assert log.steps[0].mean_loss == pytest.approx(expected, rel=5e-3)  # the mean of two sides
     rebuilt = make_tiny("gpt2")
     replay(tmp_path / "steps.zlog", rebuilt)

@@ -36,7 +36,7 @@ def test_a_run_leaves_an_adapter_that_plain_peft_loads(trained: Path) -> None:
     assert same(theirs, state(ours))
     tuned = sum(p.numel() for p in ours.parameters() if p.requires_grad)
     assert results["method"]["trainable_parameters"] == tuned
-    names = {t["name"] for t in StepLog.read(trained / "steps.zlog").header["tensors"]}
+    names = {t.name for t in StepLog.read(trained / "steps.zlog").header.tensors}
     assert names == {n for n, p in ours.named_parameters() if p.requires_grad}
     assert not (trained / "model.safetensors").exists()
 

@@ -1,136 +1,170 @@
 """What the commands take, as dataclasses whose fields are the flags, and the task and rows they describe."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import Annotated
 
 from zerograd.evaluation.rewards import Reward
 from zerograd.tasks import MESSAGES, Task, TaskError, custom_task, get_task
 from zerograd.tasks.data import Splits, SplitSizes, columns_of, load_splits
 from zerograd.training.models import demo_folder
+from zerograd.training.settings import MAY_CHANGE, MODEL, PROMPT, ROWS, deciding, documented
 
 STOPS = {"newline": "\n", "none": None}
-OWN = ("prompt", "labels", "label_column", "candidates", "answer")
 
 
+@documented
 @dataclass
 class TaskArguments:
-    """Which rows, and what is asked about them."""
+    """Which rows, and what is asked about them.
 
-    task: str | None = field(
-        default=None, metadata={"help": "A task of `zerograd tasks`; None: what --prompt says, else sst2."}
-    )
-    data: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder with train and validation files (.jsonl, .csv, .parquet), or one file; None: the task's "
-            "data set on the hub."
-        },
-    )
-    prompt: str | None = field(
-        default=None, metadata={"help": "Your own data: a template of its columns, such as '{text} It was'."}
-    )
-    labels: str | None = field(
-        default=None, metadata={"help": "Classification: label words 'terrible,great', or 'neg=terrible,pos=great'."}
-    )
-    label_column: str | None = field(default=None, metadata={"help": "Column of the right answer; None: label."})
-    candidates: str | None = field(
-        default=None, metadata={"help": "Multiple choice: a column with lists of texts, or columns 'a,b'."}
-    )
-    answer: str | None = field(default=None, metadata={"help": "Generation: column with the answer or answers."})
-    stop: str = field(default="newline", metadata={"help": "What ends your own data's answers: newline or none."})
+    Args:
+        task: A task of `zerograd tasks`; None: what --prompt says, else sst2.
+        data: Folder with train and validation files (.jsonl, .csv, .parquet), or one file; None: the task's data set on
+            the hub.
+        prompt: Your own data: a template of its columns, such as '{text} It was'.
+        labels: Classification: label words 'terrible,great', or 'neg=terrible,pos=great'.
+        label_column: Column of the right answer; None: label.
+        candidates: Multiple choice: a column with lists of texts, or columns 'a,b'.
+        answer: Generation: column with the answer or answers.
+        stop: What ends your own data's answers: newline or none.
+    """
+
+    task: Annotated[str | None, ROWS] = None
+    data: Annotated[str | None, ROWS, MAY_CHANGE] = None
+    prompt: Annotated[str | None, PROMPT] = None
+    labels: Annotated[str | None, PROMPT] = None
+    label_column: Annotated[str | None, PROMPT] = None
+    candidates: Annotated[str | None, PROMPT] = None
+    answer: Annotated[str | None, PROMPT] = None
+    stop: Annotated[str, ROWS] = "newline"
 
 
+@documented
 @dataclass
 class DataArguments(TaskArguments):
-    """Model, task and data."""
+    """Model, task and data.
 
-    model: str | None = field(default=None, metadata={"help": "Folder or hub id. None: the built-in demo."})
-    test_data: str | None = field(
-        default=None,
-        metadata={"help": "Folder or file with the test rows; the validation file of --data is then the dev set."},
-    )
-    objective: str | None = field(
-        default=None,
-        metadata={
-            "help": "What to train on: cross_entropy, answer, text, accuracy, f1, exact_match, or module:function, a "
-            "Python function (prompts, completions, **columns) -> list[float]. None: the task's own."
-        },
-    )
-    max_new_tokens: int | None = field(default=None, metadata={"help": "Longest generated answer; None: 50."})
-    dtype: str = field(default="auto", metadata={"help": "auto (as saved), float32, bfloat16 or float16."})
-    offload: bool = field(
-        default=False, metadata={"help": "Keep the weights in main memory and bring them to the GPU as they are read."}
-    )
-    adapter: str | None = field(default=None, metadata={"help": "Folder of an adapter of peft to put on the model."})
-    quantize: str | None = field(default=None, metadata={"help": "8bit or 4bit: quantise the model while loading it."})
-    num_train: int | None = field(default=None, metadata={"help": "Training rows; None: the task's (1,000)."})
-    num_dev: int | None = field(default=None, metadata={"help": "Rows for model selection; None: the task's (500)."})
-    num_test: int | None = field(default=None, metadata={"help": "Test rows; None: the task's (1,000)."})
-    k: int | None = field(
-        default=None, metadata={"help": "Few-shot: training rows of each class, and as many dev rows."}
-    )
+    Args:
+        model: Folder or hub id. None: the built-in demo.
+        test_data: Folder or file with the test rows; the validation file of --data is then the dev set.
+        objective: What to train on: cross_entropy, answer, text, accuracy, f1, exact_match, or module:function, a
+            Python function (prompts, completions, **columns) -> list[float]. None: the task's own.
+        max_new_tokens: Longest generated answer; None: 50.
+        dtype: auto (as saved), float32, bfloat16 or float16.
+        offload: Keep the weights in main memory and bring them to the GPU as they are read.
+        adapter: Folder of an adapter of peft to put on the model.
+        quantize: 8bit or 4bit: quantise the model while loading it.
+        num_train: Training rows; None: the task's (1,000).
+        num_dev: Rows for model selection; None: the task's (500).
+        num_test: Test rows; None: the task's (1,000).
+        k: Few-shot: training rows of each class, and as many dev rows.
+    """
+
+    model: Annotated[str | None, MODEL, MAY_CHANGE] = None
+    test_data: Annotated[str | None, ROWS, MAY_CHANGE] = None
+    objective: Annotated[str | None, ROWS] = None
+    max_new_tokens: Annotated[int | None, ROWS] = None
+    dtype: Annotated[str, MODEL, MAY_CHANGE] = "auto"  # the log knows it
+    offload: Annotated[bool, MODEL, MAY_CHANGE] = False
+    adapter: str | None = None
+    quantize: Annotated[str | None, MODEL] = None
+    num_train: Annotated[int | None, ROWS] = None
+    num_dev: Annotated[int | None, ROWS] = None
+    num_test: Annotated[int | None, ROWS] = None
+    k: Annotated[int | None, ROWS] = None
 
 
+@documented
 @dataclass
 class PresetArguments:
-    """Hyperparameters by name."""
+    """Hyperparameters by name.
 
-    preset: str | None = field(
-        default=None,
-        metadata={
-            "help": "A row of the paper's Tables 13 and 14, such as opt-lora or roberta-prefix; flags of your own come "
-            "before its values. None: the row of the model's kind and --tune."
-        },
-    )
+    Args:
+        preset: A row of the paper's Tables 13 and 14, such as opt-lora or roberta-prefix; flags of your own come before
+            its values. None: the row of the model's kind and --tune.
+    """
+
+    preset: str | None = None
 
 
+@documented
 @dataclass
 class EvalArguments(DataArguments):
-    """What `zerograd eval` takes."""
+    """What `zerograd eval` takes.
 
-    log: str | None = field(default=None, metadata={"help": "Step log to apply to the model before evaluation."})
-    step: int | None = field(default=None, metadata={"help": "Apply this many steps of the log; None: all."})
-    seed: int = field(default=42, metadata={"help": "Seed of the sampling of rows, as in training."})
-    demos: int = field(default=0, metadata={"help": "Demonstrations before every prompt (in-context learning)."})
-    demo_sets: str = field(default="shared", metadata={"help": "shared: one set for all rows; each: one for each."})
-    predictions: str | None = field(default=None, metadata={"help": "Write a JSON line per test row to this file."})
-    report: str | None = field(
-        default=None, metadata={"help": "Folder for the confusion matrix and the worst examples."}
-    )
+    Args:
+        log: Step log to apply to the model before evaluation.
+        step: Apply this many steps of the log; None: all.
+        seed: Seed of the sampling of rows, as in training.
+        demos: Demonstrations before every prompt (in-context learning).
+        demo_sets: shared: one set for all rows; each: one for each.
+        predictions: Write a JSON line per test row to this file.
+        report: Folder for the confusion matrix and the worst examples.
+    """
+
+    log: str | None = None
+    step: int | None = None
+    seed: Annotated[int, ROWS] = 42
+    demos: int = 0
+    demo_sets: str = "shared"
+    predictions: str | None = None
+    report: str | None = None
 
 
+@documented
 @dataclass
-class ProbeArguments(DataArguments):
-    """What `zerograd probe` takes."""
+class LinearProbeArguments(DataArguments):
+    """What `zerograd linear-probe` takes.
 
-    output_dir: str = field(
-        default="runs/probed", metadata={"help": "Where to save the probed model; must be empty or not exist."}
-    )
-    seed: int = field(default=42, metadata={"help": "Seed of the sampling of rows, as in training."})
+    Args:
+        output_dir: Where to save the probed model; must be empty or not exist.
+        seed: Seed of the sampling of rows, as in training.
+    """
+
+    output_dir: str = "runs/probed"
+    seed: Annotated[int, ROWS] = 42
 
 
+@documented
 @dataclass
 class PromptsArguments(TaskArguments):
-    """What `zerograd prompts` takes."""
+    """What `zerograd prompts` takes.
 
-    model: str | None = field(default=None, metadata={"help": "Show what this model's tokenizer makes of them too."})
-    masked: bool = field(default=False, metadata={"help": "The prompts of masked models."})
-    split: str | None = field(default=None, metadata={"help": "The split; None: the one that is tested on."})
-    rows: str | None = field(default=None, metadata={"help": "Row numbers such as 0,5; None: the first three."})
-    json: bool = field(default=False, metadata={"help": "A JSON line per row (without --rows: of all rows)."})
+    Args:
+        model: Show what this model's tokenizer makes of them too.
+        masked: The prompts of masked models.
+        split: The split; None: the one that is tested on.
+        rows: Row numbers such as 0,5; None: the first three.
+        json: A JSON line per row (without --rows: of all rows).
+    """
+
+    model: str | None = None
+    masked: bool = False
+    split: str | None = None
+    rows: str | None = None
+    json: bool = False
 
 
+@documented
 @dataclass
 class ReplayArguments:
-    """What `zerograd replay` takes."""
+    """What `zerograd replay` takes.
 
-    log: str = field(metadata={"help": "The step log."})
-    output_dir: str = field(metadata={"help": "Where to save the rebuilt model; must not exist."})
-    model: str | None = field(default=None, metadata={"help": "The base model. None: the built-in demo."})
-    adapter: str | None = field(
-        default=None, metadata={"help": "The adapter that the run started from; None: `start` beside the log, if any."}
-    )
-    quantize: str | None = field(default=None, metadata={"help": "8bit or 4bit, as in the run."})
-    step: int | None = field(default=None, metadata={"help": "Apply this many steps of the log; None: all."})
+    Args:
+        log: The step log.
+        output_dir: Where to save the rebuilt model; must not exist.
+        model: The base model. None: the built-in demo.
+        adapter: The adapter that the run started from; None: `start` beside the log, if any.
+        quantize: 8bit or 4bit, as in the run.
+        step: Apply this many steps of the log; None: all.
+    """
+
+    log: str
+    output_dir: str
+    model: str | None = None
+    adapter: str | None = None
+    quantize: str | None = None
+    step: int | None = None
 
 
 def task_of(args: TaskArguments) -> Task:
@@ -139,25 +173,27 @@ def task_of(args: TaskArguments) -> Task:
     Raises:
         TaskError, ValueError: They contradict each other, or there is no such task.
     """
-    given = [f"--{name}" for name in OWN if getattr(args, name) is not None]
+    own = {name: getattr(args, name) for name in deciding(TaskArguments, PROMPT)}
+    given = [f"--{name}" for name, value in own.items() if value is not None]
     if args.stop not in STOPS:
         raise TaskError(f"unknown --stop {args.stop!r}; choose newline or none")
     if args.task is not None and given:
         raise TaskError(f"--task {args.task} brings its own prompt; leave out {', '.join(given)}, or --task")
-    objective, length = getattr(args, "objective", None), getattr(args, "max_new_tokens", None)
+    objective = args.objective if isinstance(args, DataArguments) else None
+    length = args.max_new_tokens if isinstance(args, DataArguments) else None
     if length is not None and length < 1:
         raise TaskError(f"max_new_tokens must be at least 1, got {length}")
     if objective is not None and ":" in objective:
         Reward.load(objective)  # before any data or model
     if args.task is None and args.data is not None and (given or MESSAGES in columns_of(args.data)):
-        own = {name: getattr(args, name) for name in OWN}
         task = custom_task(columns_of(args.data), **own, stop=STOPS[args.stop], objective=objective)
     elif args.task is None and given:
         raise TaskError(f"{given[0]} describes your own data; give them with --data FILE")
     else:
         task = get_task(args.task or "sst2")
-    changes = {"objective": objective, "max_new_tokens": length}
-    return replace(task, **{name: value for name, value in changes.items() if value is not None})
+    return replace(
+        task, objective=objective or task.objective, max_new_tokens=task.max_new_tokens if length is None else length
+    )
 
 
 def splits_of(args: DataArguments, task: Task, seed: int) -> Splits:

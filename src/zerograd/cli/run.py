@@ -1,59 +1,85 @@
-"""`Setup`: what every command and method does first: task, rows, model and what of it is tuned, examples."""
+"""What a run is: `Setup` before it (task, rows, model, examples), and `Run` after it (its log and what lies beside)."""
 
+import json
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
 
-from zerograd.cli.arguments import DataArguments, splits_of, task_of
+from zerograd.cli.arguments import DataArguments, EvalArguments, TaskArguments, splits_of, task_of
 from zerograd.cli.preflight import check_device
+from zerograd.cli.report import write_json
+from zerograd.core.header import LogError
 from zerograd.core.perturb.offload import offload
+from zerograd.core.replay import replay
+from zerograd.core.steplog import StepLog
 from zerograd.evaluation.bound_task import BoundTask
-from zerograd.tasks import Row, Task
+from zerograd.tasks import Task
 from zerograd.tasks.prompts import Example
-from zerograd.training.adapters import Tuning, apply_tuning
-from zerograd.training.config import MeZOConfig
-from zerograd.training.models import check_model, load_model
+from zerograd.training.adapters import Tuning, apply_tuning, untie_as_in
+from zerograd.training.config import DECIDING, MeZOConfig
+from zerograd.training.models import DTYPES, check_model, load_model
+from zerograd.training.settings import MAY_CHANGE, PROMPT, ROWS, WEIGHTS, deciding
 from zerograd.training.trainer import MeZOTrainer
 
 START = "start"  # the folder of the adapter that a run started from, beside its log
+SETTINGS, RESULTS = "run.json", "results.json"
+ADAPTED = ("base_model.", "prompt_encoder.")  # how names of tensors begin in a PeftModel
 
 
 @dataclass
 class Setup:
-    """A model and its tokenizer, a task bound to them, and the examples of the three splits."""
+    """A model and its tokenizer, a task bound to them, and the examples of the three splits.
+
+    Args:
+        model, tokenizer: The model, with what is tuned of it trainable, and its tokenizer.
+        bound: The task, bound to them.
+        train, dev, test: Examples.
+        tuned: What is tuned, in a word.
+        notes: Sentences for the user.
+    """
 
     model: Any
     tokenizer: Any
-    side: BoundTask
+    bound: BoundTask
     train: list[Example]
     dev: list[Example]
     test: list[Example]
+    tuned: str
     notes: list[str]
 
     @property
     def task(self) -> Task:
         """The task."""
-        return self.side.task
-
-    @property
-    def masked(self) -> bool:
-        """Whether the model is a masked language model."""
-        return self.side.prompter.masked
+        return self.bound.task
 
     @property
     def trainable(self) -> int:
         """Parameters that are tuned."""
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
 
+    @property
+    def sizes(self) -> str:
+        """A sentence on the task's rows."""
+        counts = f"{len(self.train)} training, {len(self.dev)} dev, {len(self.test)} test rows"
+        return f"{self.task.name}: {counts}"
+
+    @property
+    def tuning(self) -> str:
+        """A sentence on what is tuned; empty where it is everything."""
+        total = sum(p.numel() for p in self.model.parameters())
+        if self.trainable == total:
+            return ""
+        return f"tuning {self.tuned}: {self.trainable:,} of {total:,} parameters ({self.trainable / total:.2%})"
+
     def trainer(self, config: MeZOConfig) -> MeZOTrainer:
         """A Trainer of these examples."""
         return MeZOTrainer(
-            self.model, config, task=self.side, processing_class=self.tokenizer, train_dataset=self.train,
+            self.model, config, task=self.bound, processing_class=self.tokenizer, train_dataset=self.train,
             eval_dataset=self.dev,
         )  # fmt: skip
 
@@ -89,33 +115,19 @@ def set_up(
     model, tokenizer = load_model(data.model, data.dtype, adapter, data.quantize, replace=resumed, offload=data.offload)
     if tuning is not None:
         model = apply_tuning(model, tuning, masked=masked, seed=seed, resumed=resumed)
+    tuned = (tuning and tuning.tune) or ("adapter" if isinstance(model, PeftModel) else "full")
     if data.offload:
         offload(model, "cuda")
-    side = BoundTask.make(task, model, tokenizer)
-    notes = [*splits.notes, *side.prompter.remarks()]
+    bound = BoundTask.make(task, model, tokenizer)
+    notes = [*splits.notes, *bound.prompter.remarks()]
     if demos > len(splits.train):
         notes.append(f"{demos} demonstrations are asked for; there are {len(splits.train)} training rows, all shown")
         demos = len(splits.train)
-    shown = side.draw_demos(splits.train, demos, len(splits.test), False, seed)
-    train, dev = (
-        encode(side, rows, name, notes, progress) for name, rows in (("training", splits.train), ("dev", splits.dev))
-    )
-    test = encode(side, splits.test, "test", notes, progress, shown)
-    return Setup(model, tokenizer, side, train, dev, test, [note for note in notes if note])
-
-
-def encode(
-    side: BoundTask,
-    rows: Sequence[Row],
-    split: str,
-    notes: list[str],
-    progress: bool,
-    demos: list[list[Row]] | None = None,
-) -> list[Example]:
-    """Rows to examples; what was cut is noted."""
-    examples, cuts = side.prompter.encode(list(rows), demos or None, progress)
-    notes.append(cuts.describe(split, side.prompter.max_length))
-    return examples
+    shown = bound.draw_demos(splits.train, demos, len(splits.test), False, seed)
+    train = bound.encode(splits.train, split="training", notes=notes, progress=progress)
+    dev = bound.encode(splits.dev, split="dev", notes=notes, progress=progress)
+    test = bound.encode(splits.test, shown, split="test", notes=notes, progress=progress)
+    return Setup(model, tokenizer, bound, train, dev, test, tuned, [note for note in notes if note])
 
 
 def save_start(setup: Setup, folder: Path, running: bool) -> None:
@@ -129,15 +141,109 @@ def save_start(setup: Setup, folder: Path, running: bool) -> None:
     os.replace(temporary, folder / START)
 
 
-def kind_of_tuning(setup: Setup, tuning: Tuning) -> str:
-    """What is tuned, in a word."""
-    return tuning.tune or ("adapter" if isinstance(setup.model, PeftModel) else "full")
+def save_settings(folder: Path, data: DataArguments, tuning: Tuning, config: MeZOConfig, running: bool) -> None:
+    """Note what decides the batches and the updates.
+
+    Raises:
+        ValueError: The folder holds a run that had it otherwise.
+    """
+    settings = {k: v for k, v in vars(data).items() if k not in deciding(DataArguments, MAY_CHANGE)}
+    settings["test_rows_apart"] = data.test_data is not None  # decides which rows are left for training
+    settings.update(vars(tuning))
+    settings.update({name: getattr(config, name) for name in (*deciding(MeZOConfig, WEIGHTS), *DECIDING)})
+    settings = json.loads(json.dumps(settings, default=str))
+    before = _read_json(folder / SETTINGS) if running else {}
+    for key, value in settings.items() if before else ():
+        if before.get(key) != value:
+            raise ValueError(
+                f"the run in {folder} has {key} {before.get(key)!r}, this command asks for {value!r}: a resumed run "
+                "must have the settings of the run it continues"
+            )
+    write_json(folder / SETTINGS, settings)
 
 
-def describe_tuning(setup: Setup, tuning: Tuning) -> str:
-    """A sentence on what is tuned; empty where it is everything."""
-    total = sum(p.numel() for p in setup.model.parameters())
-    if setup.trainable == total:
-        return ""
-    what, share = kind_of_tuning(setup, tuning), setup.trainable / total
-    return f"tuning {what}: {setup.trainable:,} of {total:,} parameters ({share:.2%})"
+class Run:
+    """A run that was trained: its log, read once, and what lies beside it.
+
+    Args:
+        log: Its step log.
+    """
+
+    def __init__(self, log: StepLog) -> None:
+        self.log, self.folder = log, log.path.parent
+
+    @classmethod
+    def open(cls, log: str | Path) -> "Run":
+        """The run of a log. LogError if there is none, or it is damaged."""
+        return cls(StepLog.read(log))
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What `save_settings` noted; empty where the log stands alone."""
+        return _read_json(self.folder / SETTINGS)
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        """What it reported; empty where the log stands alone."""
+        return _read_json(self.folder / RESULTS)
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of its base model, which must be loaded in the same; adapters over it may have another."""
+        header = self.log.header
+        dtype = (header.frozen or header.tensors[0]).dtype  # of what was left alone, or of its first tensor
+        return dtype if dtype in DTYPES else "auto"
+
+    def start(self, adapter: str | None) -> str | Path | None:
+        """The adapter that it started from: the one given, or the folder beside its log.
+
+        Raises:
+            LogError: The log is of an adapter, and there is none.
+        """
+        if adapter is not None:
+            return adapter
+        start = self.folder / START
+        if start.is_dir():
+            return start
+        if self.log.header.tensors[0].name.startswith(ADAPTED):
+            raise LogError(
+                f"{self.log.path} trained an adapter, and the adapter that it started from is not beside it ({start}); "
+                "give its folder with --adapter"
+            )
+        return None
+
+    def replay_onto(self, model: Any, step: int | None) -> None:
+        """Replay the log onto a model that holds what the run started from, and say what was applied."""
+        untie_as_in(model, {tensor.name for tensor in self.log.header.tensors})
+        replay(self.log, model, step=step)
+        if self.log.dropped_bytes:
+            print(f"{self.log.path} ends in an incomplete step: {self.log.dropped_bytes} bytes were left out")
+        done = len(self.log.steps)
+        print(f"applied {done if step is None else step} of {done} logged steps")
+
+    def remarks(self, args: EvalArguments) -> list[str]:
+        """Where what is evaluated is not what it reported: another task, or another step than the one it chose."""
+        said = []
+        names = ("task", *deciding(TaskArguments, PROMPT))
+        differ = [key for key in names if key in self.settings and self.settings[key] != getattr(args, key)]
+        if differ and self.results.get("config", {}).get("data") is not None:
+            trained = ", ".join(f"--{key} {self.settings[key]}" for key in differ if self.settings[key] is not None)
+            said.append(
+                f"note: the run of {args.log} was trained with other rows or prompts ({trained or 'the defaults'})"
+            )
+        chosen = self.results.get("selected_step")
+        if args.step is None and chosen not in (None, self.results.get("steps")):
+            said.append(
+                f"note: the run chose step {chosen} by its dev rows; --step {chosen} gives the model that it saved"
+            )
+        return said
+
+
+def rows_as_flags(settings: dict[str, Any]) -> list[str]:
+    """The flags that choose the task and rows of these settings."""
+    given = {key: settings.get(key) for key in deciding(EvalArguments, ROWS, PROMPT)}
+    return [word for key, value in given.items() if value is not None for word in (f"--{key}", str(value))]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

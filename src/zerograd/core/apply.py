@@ -3,26 +3,23 @@
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zerograd.core.directions import Directions
-from zerograd.core.interrupts import uninterrupted
+from zerograd.core.directions import D, Directions
+from zerograd.core.header import LogError
 from zerograd.core.parameters import Trainable
-from zerograd.core.perturb.prefetch import PART, Change, Piece, Stage
-from zerograd.core.steplog import LogError
-from zerograd.noise import Moments, Terms
-from zerograd.noise.portable import root
-from zerograd.updates import Adam, Momentum, Step, Update, Weights
-
-BUFFERS = {Momentum: 1, Adam: 2}  # of updates that can store their moments
+from zerograd.core.perturb.prefetch import PART, Change, Piece, Prefetch
+from zerograd.core.safety import uninterrupted
+from zerograd.core.stored_moments import StoredMoments
+from zerograd.noise import Moments, Pass, Terms
+from zerograd.updates import Step, Update, Weights
 
 
 @dataclass(frozen=True)
-class Past:
+class AppliedStep:
     """A step that was taken, and how far its directions move each tensor: an array (probes, tensors)."""
 
     step: Step
@@ -30,17 +27,17 @@ class Past:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PendingStep:
     """What a step will do, checked before anything is written: one row a direction, oldest first."""
 
-    past: Past  # the step itself
+    last: AppliedStep  # the step itself
     weights: Weights
-    at: NDArray[np.uint32]  # (step, probe)
-    g: NDArray[np.float64]
-    n: NDArray[np.float64]  # probes of the direction's step
+    at: NDArray[np.uint32]  # (directions, 2): step, probe
+    g: NDArray[np.float64]  # (directions,)
+    n: NDArray[np.float64]  # (directions,): probes of the direction's step
     factors: NDArray[np.float64]  # (directions, tensors)
-    weight: NDArray[np.float64]  # of the direction's step
-    ends: list[int]
+    weight: NDArray[np.float64]  # (directions,): of the direction's step
+    ends: list[int]  # directions up to the end of each step
 
 
 class Updater:
@@ -55,7 +52,7 @@ class Updater:
         weight_decay: Per parameter group.
         extra_byte: Keep 8 more bits of every 16-bit weight in a byte of its own, so that rounding takes
             steps 256 times smaller.
-        stage: Where weights whose home is main memory are changed; None: where they lie.
+        prefetch: Where weights whose home is main memory are changed; None: where they lie.
 
     Raises:
         ValueError: An update of the user's own that asks for stored moments.
@@ -67,41 +64,32 @@ class Updater:
         update: Update,
         weight_decay: list[float],
         extra_byte: bool = False,
-        stage: Stage | None = None,
+        prefetch: Prefetch | None = None,
     ) -> None:
         self.directions, self.update, self.weight_decay = directions, update, weight_decay
-        self.extra_byte, self.stage = extra_byte, stage
+        self.extra_byte, self._prefetch = extra_byte, prefetch
         self._entries = directions.parameters.entries
-        self._buffers = BUFFERS.get(type(update), 0) if getattr(update, "stored", False) else 0
-        if getattr(update, "stored", False) and not self._buffers:
-            raise ValueError(f"stored moments are Momentum's and Adam's own; {update} must be made from the history")
         self.reset()
 
     def reset(self) -> None:
         """Back to the start of the run: no history, no d, moments of 0."""
-        self.directions.d = ()
-        self._history: deque[Past] = deque(maxlen=1 if self._buffers else self.update.window)
-        self._fading = [1.0, 1.0]  # beta1^t and beta2^t of Adam's buffers, by multiplication as everywhere
-        self._stored = {
-            entry: [torch.zeros_like(entry.tensor, dtype=torch.float32) for _ in range(self._buffers)]
-            for entry in (self._entries if self._buffers else ())
-        }
+        self.d: D = ()  # of the steps taken
+        self._stored = StoredMoments.of(self.update, self._entries, self.directions.noise)
+        self._history: deque[AppliedStep] = deque(maxlen=1 if self._stored else self.update.window)
         wide = [e for e in self._entries if self.extra_byte and e.tensor.element_size() == 2]
-        self._low = {e: torch.zeros(e.tensor.numel(), dtype=torch.int8, device=e.tensor.device) for e in wide}
+        self._bytes = {e: torch.zeros(e.tensor.numel(), dtype=torch.int8, device=e.tensor.device) for e in wide}
 
     @property
     def remembers(self) -> bool:
         """Whether the next step depends on the steps before it."""
-        return self.update.window > 1 or self.directions.scaling is not None or bool(self._low)
+        return self.update.window > 1 or self.directions.scaling is not None or bool(self._bytes)
 
     @property
     def nbytes(self) -> int:
         """What is held between steps beside the weights: stored moments, extra bytes."""
-        return sum(t.nbytes for state in self._stored.values() for t in state) + sum(
-            low.nbytes for low in self._low.values()
-        )
+        return (0 if self._stored is None else self._stored.nbytes) + sum(t.nbytes for t in self._bytes.values())
 
-    def plan(self, step: Step) -> Plan:
+    def prepare(self, step: Step) -> PendingStep:
         """What `apply` will do.
 
         Raises:
@@ -110,7 +98,7 @@ class Updater:
         """
         if step.d and len(step.d) != len(self.directions.blocks):
             raise LogError(f"step {step.number} has {len(step.d)} scales for {len(self.directions.blocks)} blocks")
-        past = [*self._history, self._past(step)][-(self._history.maxlen or 1) :]
+        past = [*self._history, self._with_factors(step)][-(self._history.maxlen or 1) :]
         weights = self.update.weights([p.step for p in past])
         if not 1 <= len(weights.first) <= len(past) or len(weights.second) not in (0, len(weights.first)):
             raise ValueError(
@@ -119,7 +107,7 @@ class Updater:
             )
         past = past[-len(weights.first) :]
         counts = [len(p.step.g) for p in past]
-        return Plan(
+        return PendingStep(
             past[-1],
             weights,
             np.array([(p.step.number, j) for p in past for j in range(len(p.step.g))], np.uint32),
@@ -130,90 +118,78 @@ class Updater:
             np.cumsum(counts).tolist(),
         )
 
-    def apply(self, step: Step, plan: Plan | None = None) -> None:
+    def apply(self, step: Step, pending: PendingStep | None = None) -> None:
         """Take one step. A skipped step changes no weight and leaves no history; its d holds from now on."""
-        plan = plan or (None if step.skipped else self.plan(step))
+        pending = pending or (None if step.skipped else self.prepare(step))
         with uninterrupted():
-            if self.stage is not None:
-                self.stage.forget()
-            if plan is not None and self._buffers:
-                self._apply_stored(step, plan)
-            elif plan is not None:
-                self._staged: list[tuple[Piece, Change]] = []
-                for entry in self._entries:
-                    self._apply_history(entry, step, plan)
-                if self.stage is not None and self._staged:
-                    self.stage.update(self._staged)
-            if plan is not None:
-                self._history.append(plan.past)
+            if self._prefetch is not None:
+                self._prefetch.forget()
+            if pending is not None:
+                self._apply(step, pending)
+                self._history.append(pending.last)
             if step.d:
-                self.directions.d = step.d
+                self.d = step.d
 
-    def _past(self, step: Step) -> Past:
-        d = step.d or self.directions.d
-        factors = np.array([self.directions.updating(step.number, j, d) for j in range(len(step.g))])
+    def _with_factors(self, step: Step) -> AppliedStep:
+        d = step.d or self.d
+        factors = np.array([self.directions.update_scale(step.number, j, d) for j in range(len(step.g))])
         last = self._history[-1].factors if self._history else None
-        return Past(step, last if last is not None and np.array_equal(last, factors) else factors)
+        return AppliedStep(step, last if last is not None and np.array_equal(last, factors) else factors)
 
-    def _apply_history(self, entry: Trainable, step: Step, plan: Plan) -> None:
-        lr, weights, factors = step.lr[entry.group], plan.weights, plan.factors[:, entry.index]
-        if not weights.sign and not weights.second:
-            coefficients = (-lr * plan.g / plan.n * factors * plan.weight).astype(np.float32)
-            moving = coefficients != 0
-            terms = Terms(plan.at[moving], coefficients[moving])
-            if not moving.any():
-                if not self.weight_decay[entry.group]:
-                    return  # a block that no direction moved
-                terms = Terms(plan.at[:1], [0.0])
-        else:
-            moments = Moments(plan.ends, weights.first, weights.second, -lr, weights.delta)
-            terms = Terms(plan.at, (plan.g / plan.n * factors).astype(np.float32), moments)
-        self._add(entry, terms, step)
+    def _apply(self, step: Step, pending: PendingStep) -> None:
+        away: list[tuple[Piece, Change]] = []  # changes of tensors whose home is main memory
+        if self._stored is not None:
+            self._stored.begin_step()
+        for entry in self._entries:
+            if self._stored is not None:
+                last = slice(len(pending.g) - len(step.g), None)
+                coefficients = (pending.g / pending.n * pending.factors[:, entry.index])[last].astype(np.float32)
+                estimate = Terms(pending.at[last], coefficients)
+                self._add(entry, self._stored.direction(entry, estimate) * -step.lr[entry.group], step)
+                continue
+            terms = self._from_history(entry, step, pending)
+            if terms is not None and self._is_away(entry):
+                away += self._pieces(entry, terms, step)
+            elif terms is not None:
+                self._add(entry, terms, step)
+        if self._prefetch is not None and away:
+            self._prefetch.update(away)
+
+    def _from_history(self, entry: Trainable, step: Step, pending: PendingStep) -> Terms | None:
+        """What is added to a tensor; None where nothing is, and nothing decays."""
+        lr, weights, factors = step.lr[entry.group], pending.weights, pending.factors[:, entry.index]
+        if weights.sign or weights.second:
+            moments = Moments(pending.ends, weights.first, weights.second, -lr, weights.delta)
+            return Terms(pending.at, (pending.g / pending.n * factors).astype(np.float32), moments)
+        coefficients = (-lr * pending.g / pending.n * factors * pending.weight).astype(np.float32)
+        moving = coefficients != 0
+        if moving.any():
+            return Terms(pending.at[moving], coefficients[moving])
+        # a block that no direction moved
+        return Terms(pending.at[:1], [0.0]) if self.weight_decay[entry.group] else None
+
+    def _decay(self, entry: Trainable, step: Step) -> float:
+        return float(np.float32(1 - step.lr[entry.group] * self.weight_decay[entry.group]))
+
+    def _is_away(self, entry: Trainable) -> bool:
+        return self._prefetch is not None and self._prefetch.holds(entry) and entry not in self._bytes
 
     def _add(self, entry: Trainable, terms: Terms | torch.Tensor, step: Step) -> None:
-        """What changes a weight, and nothing else does."""
-        keep = float(np.float32(1 - step.lr[entry.group] * self.weight_decay[entry.group]))
-        noise, low = self.directions.noise, self._low.get(entry)
-        if self.stage is not None and self.stage.holds(entry) and isinstance(terms, Terms) and low is None:
-            self._staged += self._pieces(entry, terms, keep, step.number)
-            return
-        noise.add_(entry.tensor, terms, tensor=entry.index, keep=keep, rounding=step.number, low=low)
+        """What changes a weight, and nothing else does (but for `_pieces`, elsewhere)."""
+        self.directions.noise.add_(
+            entry.tensor, terms, entry.index, decay=self._decay(entry, step), rounding=step.number,
+            extra_byte=self._bytes.get(entry),
+        )  # fmt: skip
 
-    def _pieces(self, entry: Trainable, terms: Terms, keep: float, number: int) -> list[tuple[Piece, Change]]:
+    def _pieces(self, entry: Trainable, terms: Terms, step: Step) -> list[tuple[Piece, Change]]:
         """The same for a tensor whose home is main memory: to be changed on the device, part by part."""
-        noise, rows = self.directions.noise, entry.tensor.shape[0]
+        noise, rows, decay = self.directions.noise, entry.tensor.shape[0], self._decay(entry, step)
         many = rows if noise.rank else max(1, PART * rows // entry.tensor.nbytes)
 
         def change(x: torch.Tensor, first: int) -> None:
             base = first * (entry.tensor.numel() // rows)
-            noise.combine(x, x, terms, tensor=entry.index, base=base, keep=keep, rounding=number)
+            noise.run(Pass(x, x, terms, entry.index, base, decay=decay, rounding=step.number))
 
         starts = range(0, rows, many)
         parts = [None] if many >= rows else [(a, min(a + many, rows)) for a in starts]
         return [((entry, part), partial(change, first=a)) for part, a in zip(parts, starts, strict=True)]
-
-    def _apply_stored(self, step: Step, plan: Plan) -> None:
-        """Momentum and Adam with buffers of their own; products and sums apart, so that all devices round alike."""
-        update: Any = self.update
-        noise, last = self.directions.noise, slice(len(plan.g) - len(step.g), None)
-        if isinstance(update, Adam):
-            self._fading = [self._fading[0] * update.beta1, self._fading[1] * update.beta2]
-        for entry in self._entries:
-            coefficients = (plan.g / plan.n * plan.factors[:, entry.index])[last].astype(np.float32)
-            terms, state = Terms(plan.at[last], coefficients), self._stored[entry]
-            if isinstance(update, Momentum):
-                noise.add_(state[0], terms, tensor=entry.index, keep=float(np.float32(update.beta)))
-                total = state[0] * -step.lr[entry.group]
-            else:
-                total = self._adam(update, state, terms, entry.index) * -step.lr[entry.group]
-            self._add(entry, total, step)
-
-    def _adam(self, update: Adam, state: list[torch.Tensor], terms: Terms, tensor: int) -> torch.Tensor:
-        """m / (sqrt(v) + delta). Only tensors are divided by: some devices divide by a number less exactly."""
-        first, second = state
-        estimate = torch.zeros_like(first)
-        self.directions.noise.add_(estimate, terms, tensor=tensor)
-        first.mul_(update.beta1).add_(estimate * (1 - update.beta1))
-        second.mul_(update.beta2).add_(estimate.mul_(estimate).mul_(1 - update.beta2))
-        below = root(second * (1 / (1 - self._fading[1]))) + update.delta
-        return first * (1 / (1 - self._fading[0])) / below

@@ -2,15 +2,43 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from zerograd.core.blocks import Blocks
-from zerograd.core.parameters import Parameters
+from zerograd.core.parameters import Parameters, Trainable
 from zerograd.core.scales import Variance
-from zerograd.noise import Noise
+from zerograd.noise import Noise, Terms
+
+D = tuple[float, ...]  # the d of each block (`zerograd.core.scales`); () where nothing is scaled
+
+
+@dataclass(frozen=True)
+class Direction:
+    """The z of a probe, as weights are moved along it.
+
+    Args:
+        at: (step, probe) of z.
+        factors: (tensors,) float64: what z is multiplied with in each; 0: the tensor stays.
+    """
+
+    at: tuple[int, int]
+    factors: NDArray[np.float64]
+
+    def moves(self, trainable: Trainable) -> bool:
+        """Whether a tensor is moved."""
+        return bool(self.factors[trainable.index])
+
+    def scale(self, trainable: Trainable, c: float) -> float:
+        """What the values of z are multiplied with to move a tensor by c: a float32 value."""
+        return float(np.float32(c * self.factors[trainable.index]))
+
+    def terms(self, trainable: Trainable, c: float) -> Terms:
+        """c times the direction of a tensor."""
+        return Terms([self.at], [self.scale(trainable, c)])
 
 
 class Directions:
@@ -23,23 +51,19 @@ class Directions:
     Args:
         noise: The run's noise.
         parameters: The trainable tensors.
-        blocks: Blocks that a probe moves (LeZO, arXiv 2410.09823; layers, embeddings, the rest); 0: all.
+        count: Blocks that a probe moves (LeZO, arXiv 2410.09823; layers, embeddings, the rest); 0: all.
         scaling: How d is used, where there is one.
 
     Raises:
         ValueError: More blocks than there are, or a rank above a matrix's.
     """
 
-    def __init__(self, noise: Noise, parameters: Parameters, blocks: int = 0, scaling: Variance | None = None) -> None:
-        self.noise, self.parameters, self.count, self.scaling = noise, parameters, blocks, scaling
+    def __init__(self, noise: Noise, parameters: Parameters, count: int = 0, scaling: Variance | None = None) -> None:
+        self.noise, self.parameters, self.count, self.scaling = noise, parameters, count, scaling
         self.blocks = Blocks(parameters)
-        self.d: tuple[float, ...] = ()  # of the steps taken
-        self.pending: tuple[float, ...] = ()  # measured for the step that is being probed
-        if not 0 <= blocks <= len(self.blocks):
+        if not 0 <= count <= len(self.blocks):
             names = ", ".join(self.blocks.names)
-            raise ValueError(
-                f"a probe cannot move {blocks} blocks: there are {len(self.blocks)} ({names}); 0 moves all"
-            )
+            raise ValueError(f"a probe cannot move {count} blocks: there are {len(self.blocks)} ({names}); 0 moves all")
         self._matrix = np.ones(len(parameters.entries))
         for entry in parameters.entries if noise.rank else ():
             if entry.tensor.dim() > 1 and entry.tensor.numel():
@@ -51,14 +75,17 @@ class Directions:
                     )
                 self._matrix[entry.index] = 1 / math.sqrt(noise.rank)
 
-    def probing(self, step: int, probe: int) -> NDArray[np.float64]:
-        """a of each tensor."""
-        factors, d = self._common(step, probe), self.pending or self.d
+    def direction(self, step: int, probe: int, d: D) -> Direction:
+        """Along which a probe moves the weights."""
+        return Direction((step, probe), self.probe_scale(step, probe, d))
+
+    def probe_scale(self, step: int, probe: int, d: D) -> NDArray[np.float64]:
+        """a of each tensor: (tensors,)."""
+        factors = self._common(step, probe)
         return factors / np.array(d)[self.blocks.of] if d else factors
 
-    def updating(self, step: int, probe: int, d: tuple[float, ...] | None = None) -> NDArray[np.float64]:
-        """b of each tensor, with the d given, or the one that holds now."""
-        d = self.d if d is None else d
+    def update_scale(self, step: int, probe: int, d: D) -> NDArray[np.float64]:
+        """b of each tensor: (tensors,)."""
         factors = self._common(step, probe)
         if self.count:
             factors = factors * (len(self.blocks) / self.count)
@@ -66,9 +93,9 @@ class Directions:
             factors = factors * np.array(d)[self.blocks.of]
         return factors
 
-    def only(self, block: int) -> NDArray[np.float64]:
-        """a of a probe that moves one block (Proposition 1)."""
-        return self._matrix * (self.blocks.of == block)
+    def only(self, block: int, step: int, probe: int) -> Direction:
+        """Of a probe that moves one block (Proposition 1)."""
+        return Direction((step, probe), self._matrix * (self.blocks.of == block))
 
     def _common(self, step: int, probe: int) -> NDArray[np.float64]:
         entries = self.parameters.entries

@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from zerograd.core.apply import Plan, Updater
+from zerograd.core.apply import PendingStep, Updater
 from zerograd.core.directions import Directions
-from zerograd.core.frozen import frozen_note
-from zerograd.core.groups import frozen_of, make_groups
-from zerograd.core.interrupts import uninterrupted
-from zerograd.core.parameters import Parameters
-from zerograd.core.perturb.perturber import Perturber
+from zerograd.core.header import FrozenNote, LogError
+from zerograd.core.parameters import Parameters, dtype_name, frozen_note, frozen_of, make_groups
+from zerograd.core.perturb import make_perturber
+from zerograd.core.perturb.perturber import Closure
 from zerograd.core.precision import Precision
-from zerograd.core.probe import Closure, Prober
+from zerograd.core.probe import Parts, Prober
 from zerograd.core.replay import check_base, make_header
+from zerograd.core.safety import memory_for, uninterrupted
 from zerograd.core.scales import Variance
-from zerograd.core.shortage import memory_for
-from zerograd.core.steplog import MAX_GROUPS, LogError, StepLog
+from zerograd.core.specs import describe
+from zerograd.core.steplog import MAX_GROUPS, StepLog
 from zerograd.estimators import SPSA
 from zerograd.noise import Noise
 from zerograd.schedules import Schedule
@@ -62,7 +62,7 @@ class MeZO(torch.optim.Optimizer):
         rank: Rank of the directions of matrices; 0: full.
         blocks: Blocks (layers; embeddings; the rest) that a probe moves, drawn anew for each; 0: all.
         scaling: Scale directions by block (`zerograd.core.scales`).
-        probing: "streamed", "snapshot", "in_place" or "auto"; see `zerograd.core.perturb.perturber`.
+        probing: "streamed", "snapshot", "in_place" or "auto"; see `zerograd.core.perturb`.
         extra_byte: Keep 8 more bits of every 16-bit weight in a byte beside it, for updates far below its last bit.
         offload: Device of the forward passes, where the large weights stay in main memory;
                 see `zerograd.core.perturb.prefetch`.
@@ -128,12 +128,12 @@ class MeZO(torch.optim.Optimizer):
         )
         directions = Directions(Noise(seed, distribution, rank), self.parameters, blocks, scaling)
         device = None if offload is None else torch.device(offload)
-        self.perturber = Perturber(self.parameters, directions.noise, probing, device)
+        self.perturber = make_perturber(self.parameters, directions.noise, probing, device)
         self.prober = Prober(self.perturber, directions, estimator, allow_unread)
         self.steps_done = 0
         self._precision = Precision(self.parameters, estimator.eps, extra_byte, isinstance(update, (Adam, Sign)))
         decays = [float(group["weight_decay"]) for group in self.param_groups]
-        self.updater = Updater(directions, update, decays, extra_byte, self.perturber.stage)
+        self.updater = Updater(directions, update, decays, extra_byte, self.perturber.prefetch)
         self._max_skipped, self._skipped = max_skipped, 0
         self._probed = False
         self.log = None if log is None else self._open_log(log, resume, frozen_note(frozen_of(params)))
@@ -162,12 +162,12 @@ class MeZO(torch.optim.Optimizer):
                 self._check_lr(step)
             else:
                 step = self.prober.gather(self.steps_done, self._lr())
-            plan = None if step.skipped else self.updater.plan(step)
+            pending = None if step.skipped else self.updater.prepare(step)
             with uninterrupted():  # all of it or nothing, also when Ctrl-C is pressed
                 if recorded is None and self.log is not None:
                     self.log.append(step)
                 with memory_for("the update", UPDATE_ADVICE):
-                    self._apply(step, plan)
+                    self._apply(step, pending)
         finally:
             self._clear()
             torch.clear_autocast_cache()
@@ -176,7 +176,7 @@ class MeZO(torch.optim.Optimizer):
         self._count_skipped(step)
         return loss
 
-    def probe(self, closure: Closure) -> float:
+    def probe(self, closure: Closure | Parts) -> float:
         """Add this closure's losses along the probes to the step's; call it again for the next micro-batch.
 
         The losses of the micro-batches of a step are added, so divide each by their number for a mean, as with
@@ -190,7 +190,7 @@ class MeZO(torch.optim.Optimizer):
             loss = recorded.mean_loss if not self._probed else 0.0
             self._probed = True
             return loss
-        return self.prober.probe(closure, self.steps_done)
+        return self.prober.probe(closure, self.steps_done, self.updater.d)
 
     def rewind(self) -> None:
         """Back to step 0, for `fast_forward` to an earlier step of the log. The caller loads the base weights."""
@@ -242,8 +242,8 @@ class MeZO(torch.optim.Optimizer):
             raise RuntimeError("MeZO's parameter groups are fixed once it is made; pass all of them to MeZO(...)")
         super().add_param_group(param_group)
 
-    def _open_log(self, path: str | Path, resume: bool, frozen: dict[str, Any] | None) -> StepLog:
-        header = make_header(self.updater, self.estimator, frozen)
+    def _open_log(self, path: str | Path, resume: bool, frozen: FrozenNote | None) -> StepLog:
+        header = make_header(self.updater, describe(self.estimator), frozen)
         if resume and Path(path).exists():
             log = StepLog.read(path)
             check_base(log, header)  # before the file is touched
@@ -255,10 +255,10 @@ class MeZO(torch.optim.Optimizer):
             return log
         return StepLog.create(path, header)
 
-    def _apply(self, step: Step, plan: Plan | None = None) -> None:
+    def _apply(self, step: Step, pending: PendingStep | None = None) -> None:
         """Update the weights and count the step; Ctrl-C cannot come between the two."""
         with uninterrupted():
-            self.updater.apply(step, plan)
+            self.updater.apply(step, pending)
             self.steps_done += 1
 
     def _lr(self) -> tuple[float, ...]:
@@ -290,7 +290,7 @@ class MeZO(torch.optim.Optimizer):
     def _count_skipped(self, step: Step) -> None:
         self._skipped = self._skipped + 1 if step.skipped else 0
         if self._skipped > self._max_skipped:
-            dtypes = ", ".join(sorted({str(e.tensor.dtype).removeprefix("torch.") for e in self.parameters.entries}))
+            dtypes = ", ".join(sorted({dtype_name(e.tensor) for e in self.parameters.entries}))
             raise NonFiniteLossError(
                 f"the loss was not finite in {self._skipped} steps in a row, the last being step {step.number}. The "
                 "weights were left alone in these steps; an update before them may have ruined them. Start again "

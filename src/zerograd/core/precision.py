@@ -5,9 +5,8 @@ import statistics
 import warnings
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
 
-from zerograd.core.parameters import Parameters
+from zerograd.core.parameters import Parameters, address, dtype_name
 from zerograd.updates import Step
 
 SAMPLE = 1 << 20  # elements whose size is looked at
@@ -29,8 +28,7 @@ class Precision:
     """
 
     def __init__(self, parameters: Parameters, eps: float, extra_byte: bool, per_weight: bool = False) -> None:
-        tensors = [e.tensor for e in parameters.entries if not isinstance(e.tensor, FakeTensor)]
-        halves = [t for t in tensors if t.dtype in BITS]
+        halves = [e.tensor for e in parameters.entries if e.tensor.dtype in BITS and address(e.tensor)]
         self._per_weight = per_weight
         self._moves: list[float] | None = [] if halves and not extra_byte else None
         if not halves:
@@ -38,7 +36,7 @@ class Precision:
         largest = max(halves, key=torch.Tensor.numel).detach()
         sample = largest.reshape(-1)[:SAMPLE].float()
         size = float(sample.square().mean().sqrt())
-        self._dtype = str(largest.dtype).removeprefix("torch.")
+        self._dtype = dtype_name(largest)
         self._last_bit = 0.0
         if math.isfinite(size) and size > 0:
             self._last_bit = 2.0 ** (math.floor(math.log2(size)) - BITS[largest.dtype])

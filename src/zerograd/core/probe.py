@@ -2,17 +2,18 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from zerograd.core.directions import Directions
-from zerograd.core.perturb.perturber import Perturber
-from zerograd.core.scales import Variance, block_norms, parameter_norms, rescaled
-from zerograd.core.shortage import OutOfMemoryError, memory_for
+from zerograd.core.directions import D, Direction, Directions
+from zerograd.core.perturb.first_step import FirstStep
+from zerograd.core.perturb.perturber import Closure, Loss, Perturber, Waves
+from zerograd.core.safety import memory_for
+from zerograd.core.scales import Variance, norms_of, rescaled
 from zerograd.estimators import SPSA
 from zerograd.schedules import MAX_PROBES
 from zerograd.updates import Step
@@ -21,7 +22,27 @@ FORWARD = (
     "activations and logits of a forward pass",
     "Weights and log are as before the step; use a smaller batch or shorter texts.",
 )
-Closure = Callable[[], torch.Tensor | float]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A batch in parts: a closure that is the sum of others, which may run side by side and share what they read.
+
+    Args:
+        waves: The closures of a wave run side by side, and are all held in memory at once; waves run in turn.
+        divisor: Of the sum, which is made in float64: equal counts of errors, say, stay equal however they are spread.
+    """
+
+    waves: Waves
+    divisor: float = 1.0
+
+    def __call__(self) -> float:
+        """The loss, float64."""
+        return self.total([closure() for wave in self.waves for closure in wave])
+
+    def total(self, losses: Sequence[Loss]) -> float:
+        """The loss that the parts' losses make."""
+        return sum(_as_floats(losses)) / self.divisor
 
 
 class Prober:
@@ -36,23 +57,23 @@ class Prober:
 
     def __init__(self, perturber: Perturber, directions: Directions, estimator: SPSA, allow_unread: bool) -> None:
         self.perturber, self.directions, self.estimator = perturber, directions, estimator
-        self.forwards = 0  # so far, for measurements of d too; without the extra look of the first step
-        self._allow_unread = allow_unread
+        self.forwards = 0  # so far, for measurements of d too; without the extra looks of the first step
+        self.first_step: FirstStep | None = FirstStep(directions.parameters, allow_unread)
         self.clear()
 
     def clear(self) -> None:
         """Forget what was gathered."""
         self._losses: list[list[float]] = []
         self._base = 0.0
-        self.directions.pending = ()
+        self._d: D = ()  # measured for the step that is being probed
 
-    def probe(self, closure: Closure, step: int) -> float:
-        """Add a closure's losses to those of the step; returns their mean."""
+    def probe(self, closure: Closure | Parts, step: int, d: D = ()) -> float:
+        """Add a closure's losses to those of the step; returns their mean. `d`: that of the steps before."""
         scaling = self.directions.scaling
         if scaling is not None and not self._losses and scaling.due(step):
-            self._measure(closure, step, scaling)
+            self._measure(closure, step, scaling, d)
         base = self._baseline(closure)
-        losses = [self.sides(closure, step, j) for j in range(self.estimator.probes(step))]
+        losses = [self.sides(closure, step, j, self._d or d) for j in range(self.estimator.probes(step))]
         self._base += base
         if not self._losses:
             self._losses = [[0.0] * len(self.estimator.offsets) for _ in losses]
@@ -64,15 +85,36 @@ class Prober:
         """The step that the gathered losses make; float32 values. RuntimeError if nothing was probed."""
         if not self._losses:
             raise RuntimeError("step() has nothing to apply: call probe(closure) first, or step(closure)")
-        if self.perturber.watching:
-            self.perturber.stop_watching(self._allow_unread)
+        if self.first_step is not None:
+            self.first_step.check_read()
+            self.first_step = None
         g = self.estimator.coefficients(self._losses, self._base)
         losses = [self._mean(sides, self._base) for sides in self._losses]
         with np.errstate(over="ignore"):
             g, losses = ([float(np.float32(v)) for v in values] for values in (g, losses))
-        return Step(
-            step, tuple(g), tuple(losses), lr, not all(map(math.isfinite, (*g, *losses))), self.directions.pending
-        )
+        return Step(step, tuple(g), tuple(losses), lr, not all(map(math.isfinite, (*g, *losses))), self._d)
+
+    def sides(self, closure: Closure | Parts, step: int, probe: int, d: D = ()) -> list[float]:
+        """The losses at theta + offset eps z, one for each of the estimator's offsets."""
+        offsets = [o * self.estimator.eps for o in self.estimator.offsets]
+        return self._along(closure, self.directions.direction(step, probe, d), offsets)
+
+    def _along(self, closure: Closure | Parts, direction: Direction, offsets: list[float]) -> list[float]:
+        parts = closure if isinstance(closure, Parts) else Parts([[closure]])
+        counted = [[partial(self._forward, one) for one in wave] for wave in parts.waves]
+        before = self.forwards
+        with torch.no_grad(), self.perturber.session(direction):
+            if self.first_step is None:
+                losses = self.perturber.losses(counted, offsets)
+            else:
+                losses = self.first_step.losses(self.perturber, counted, offsets, direction.at[1])
+            self.forwards = before + len(offsets) * sum(map(len, parts.waves))
+            return [parts.total(side) for side in losses]
+
+    def _forward(self, closure: Closure) -> Loss:
+        torch.clear_autocast_cache()  # an enclosing autocast would serve the other side's cast weights
+        with memory_for(*FORWARD):
+            return closure()
 
     def _mean(self, sides: list[float], base: float) -> float:
         every = [*sides, base] if self.estimator.baseline else sides
@@ -86,115 +128,30 @@ class Prober:
             self.forwards += 1
             return _as_floats([closure()])[0]
 
-    def sides(self, closure: Closure, step: int, probe: int) -> list[float]:
-        """The losses at theta + offset eps z, one for each of the estimator's offsets."""
-        offsets = [o * self.estimator.eps for o in self.estimator.offsets]
-        return self._along(closure, step, probe, self.directions.probing(step, probe), offsets)
-
-    def _along(
-        self, closure: Closure, step: int, probe: int, factors: NDArray[np.float64], offsets: list[float]
-    ) -> list[float]:
-        perturber = self.perturber
-        if perturber.watching and perturber.probing != "streamed" and probe == 0:
-            with torch.no_grad(), perturber.watch(), memory_for(*FORWARD):
-                closure()
-        with torch.no_grad(), perturber.session(step, probe, factors):
-            if not perturber.watching:
-                return _as_floats(perturber.evaluate(partial(self._loss, closure), offsets))
-            first = self._loss(closure, offsets[0])
-            if perturber.take_aliased():
-                first = self._loss(closure, offsets[0])
-            losses = _as_floats([first, *(self._loss(closure, c) for c in offsets[1:])])
-            if probe == 0 and perturber.can_be_in_step:
-                self._try_in_step(closure, offsets, losses)
-            return losses
-
-    def _try_in_step(self, closure: Closure, offsets: list[float], losses: list[float]) -> None:
-        """On the first step: a forward that keeps something in its modules may not bear another in between."""
-        done, self.perturber.watching = self.forwards, False  # a look, as the first step has others
-        try:
-            again = _as_floats(self.perturber.evaluate(partial(self._loss, closure), offsets))
-        except OutOfMemoryError:
-            self.perturber.in_step = False
-            warnings.warn(
-                "there is no memory for the forwards of both sides at once; they run in turn, which is slower. "
-                "(`zerograd plan` shows what each part takes.)",
-                stacklevel=7,
-            )
-            return
-        finally:
-            self.forwards, self.perturber.watching = done, True
-        if not np.array_equal(losses, again, equal_nan=True):
-            self.perturber.in_step = False
-            warnings.warn(
-                f"the losses of forwards in step ({again}) are not those in turn ({losses}): the closure or the model "
-                "remembers something from one call to the next. They run in turn from now on, which is slower.",
-                stacklevel=7,
-            )
-
-    def _loss(self, closure: Closure, c: float) -> torch.Tensor | float:
-        torch.clear_autocast_cache()  # an enclosing autocast would serve the other side's cast weights
-        state = torch.get_rng_state() if self.perturber.watching else None
-        with self.perturber.at(c), memory_for(*FORWARD):
-            loss = closure()
-        self.forwards += 1
-        if state is not None and not torch.equal(state, torch.get_rng_state()):
-            warnings.warn(
-                "the closure drew random numbers (dropout?), which are different on the two sides of a probe and drown "
-                "the difference of the losses. Call model.eval() before training.",
-                stacklevel=5,
-            )
-        return loss
-
-    def _measure(self, closure: Closure, step: int, scaling: Variance) -> None:
+    def _measure(self, closure: Closure, step: int, scaling: Variance, d: D) -> None:
         """d before this step; a later measurement that cannot be used leaves the one that holds."""
         parameters, blocks = self.directions.parameters, self.directions.blocks
-        if scaling.by == "parameter_norm":
-            norms = parameter_norms(parameters, blocks)
-        elif scaling.by == "backprop":
-            norms = self._norms_by_backprop(closure)
-        else:
-            norms = [self._gradient_norm(closure, step, block, scaling.samples) for block in range(len(blocks))]
+        self.forwards += scaling.by == "backprop"
+        by_probes = partial(self._gradient_norm, closure, step, scaling.samples)
+        norms = norms_of(scaling, parameters, blocks, by_probes, closure)
         try:
-            self.directions.pending = rescaled(norms, parameters, blocks)
+            self._d = rescaled(norms, parameters, blocks)
         except ValueError as error:
-            if not self.directions.d:
+            if not d:
                 raise
             warnings.warn(f"step {step}: {error}; the scales measured before stay", stacklevel=6)
 
-    def _gradient_norm(self, closure: Closure, step: int, block: int, samples: int) -> float:
+    def _gradient_norm(self, closure: Closure, step: int, samples: int, block: int) -> float:
         """Proposition 1: the projected gradient along directions that move one block, root mean square."""
-        eps, factors, squares = self.estimator.eps, self.directions.only(block), []
+        eps, squares = self.estimator.eps, []
         for i in range(samples):
             number = MAX_PROBES + 1 + block * samples + i  # no probe of a step has such a number
-            plus, minus = self._along(closure, step, number, factors, [eps, -eps])
+            plus, minus = self._along(closure, self.directions.only(block, step, number), [eps, -eps])
             squares.append(((plus - minus) / (2 * eps)) ** 2)
         return math.sqrt(sum(squares) / samples)
 
-    def _norms_by_backprop(self, closure: Closure) -> list[float]:
-        """One backward pass: its gradients are the only ones this package ever makes."""
-        entries, blocks = self.directions.parameters.entries, self.directions.blocks
-        before = [e.tensor.requires_grad for e in entries]
-        try:
-            for entry in entries:
-                entry.tensor.requires_grad_(True)
-            self.forwards += 1
-            with torch.enable_grad():
-                loss = closure()
-                if not isinstance(loss, torch.Tensor) or not loss.requires_grad:
-                    raise TypeError(
-                        "scaling by backprop needs a loss with a gradient, and this objective has none: scale by "
-                        "gradient_norm, which needs forward passes only"
-                    )
-                grads = torch.autograd.grad(loss, [e.tensor for e in entries], allow_unused=True)
-        finally:
-            for entry, flag in zip(entries, before, strict=True):
-                entry.tensor.requires_grad_(flag)
-        found = ((entry.index, grad) for entry, grad in zip(entries, grads, strict=True) if grad is not None)
-        return block_norms(blocks, found)
 
-
-def _as_floats(losses: Sequence[torch.Tensor | float]) -> list[float]:
+def _as_floats(losses: Sequence[Loss]) -> list[float]:
     """The losses' values: the one place where a step waits for its device."""
     for loss in losses:
         if isinstance(loss, torch.Tensor) and loss.numel() != 1:

@@ -1,7 +1,7 @@
 """Scalings: d, a number for each block of weights, by which probes and updates are scaled (Appendix B.3 and B.4)."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -57,6 +57,55 @@ class Expectation(Variance):
 
 
 SCALINGS: dict[str, type[Variance]] = {s.name: s for s in (Variance, Expectation)}
+
+
+def norms_of(
+    scaling: Variance,
+    parameters: Parameters,
+    blocks: Blocks,
+    gradient_norm: Callable[[int], float],
+    closure: Callable[[], torch.Tensor | float],
+) -> list[float]:
+    """The norm of each block that the scaling names.
+
+    Args:
+        scaling: The run's.
+        parameters, blocks: Its trainable tensors, and their blocks.
+        gradient_norm: The gradient's norm in a block, by forward passes (Proposition 1).
+        closure: The loss, for one backward pass.
+
+    Raises:
+        TypeError: A loss without a gradient, where one is needed.
+    """
+    if scaling.by == "parameter_norm":
+        return parameter_norms(parameters, blocks)
+    if scaling.by == "backprop":
+        return _norms_by_backprop(parameters, blocks, closure)
+    return [gradient_norm(block) for block in range(len(blocks))]
+
+
+def _norms_by_backprop(
+    parameters: Parameters, blocks: Blocks, closure: Callable[[], torch.Tensor | float]
+) -> list[float]:
+    """One backward pass: its gradients are the only ones this package ever makes."""
+    entries = parameters.entries
+    before = [e.tensor.requires_grad for e in entries]
+    try:
+        for entry in entries:
+            entry.tensor.requires_grad_(True)
+        with torch.enable_grad():
+            loss = closure()
+            if not isinstance(loss, torch.Tensor) or not loss.requires_grad:
+                raise TypeError(
+                    "scaling by backprop needs a loss with a gradient, and this objective has none: scale by "
+                    "gradient_norm, which needs forward passes only"
+                )
+            grads = torch.autograd.grad(loss, [e.tensor for e in entries], allow_unused=True)
+    finally:
+        for entry, flag in zip(entries, before, strict=True):
+            entry.tensor.requires_grad_(flag)
+    found = ((entry.index, grad) for entry, grad in zip(entries, grads, strict=True) if grad is not None)
+    return block_norms(blocks, found)
 
 
 def block_norms(blocks: Blocks, tensors: Iterable[tuple[int, torch.Tensor]]) -> list[float]:

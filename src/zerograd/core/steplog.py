@@ -12,7 +12,8 @@ import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from zerograd.core.files import whole_file
+from zerograd.core.header import Header, LogError
+from zerograd.core.safety import whole_file
 from zerograd.updates import Step
 
 MAGIC = b"ZEROGRAD"
@@ -26,10 +27,6 @@ ALL_GROUPS = 0xFF
 MAX_GROUPS = 255
 
 
-class LogError(ValueError):
-    """A step log that cannot be used: damaged, of another version, or of another run."""
-
-
 class StepLog:
     """An open log: the header, the intact steps, and `append`.
 
@@ -38,13 +35,13 @@ class StepLog:
         header: What the run is (see `docs/log-format.md`); written when the file is new.
     """
 
-    def __init__(self, path: Path, header: dict[str, Any], steps: list[Step], crc: int, file: BinaryIO | None) -> None:
+    def __init__(self, path: Path, header: Header, steps: list[Step], crc: int, file: BinaryIO | None) -> None:
         self.path, self.header, self.steps = path, header, steps
         self._crc, self._file = crc, file
         self._intact = self._total = 0
 
     @classmethod
-    def create(cls, path: str | Path, header: dict[str, Any]) -> "StepLog":
+    def create(cls, path: str | Path, header: Header) -> "StepLog":
         """A new log. FileExistsError if there is one with a step in it: a run is never overwritten."""
         path = Path(path)
         if holds_run(path):
@@ -61,7 +58,7 @@ class StepLog:
             raise LogError(f"there is no step log at {path}")
         data = path.read_bytes()
         header, start, crc = _read_header(path, data)
-        steps, intact, crc = _read_steps(path, data, start, crc, len(header.get("groups", [0])))
+        steps, intact, crc = _read_steps(path, data, start, crc, len(header.weight_decay))
         log = cls(path, header, steps, crc, None)
         log._intact, log._total = intact, len(data)
         return log
@@ -139,9 +136,9 @@ def _pack(step: Step, crc: int) -> tuple[bytes, int]:
     return packed, crc
 
 
-def _pack_header(header: dict[str, Any]) -> tuple[bytes, int]:
+def _pack_header(header: Header) -> tuple[bytes, int]:
     """The header's bytes and the start of the checksum chain."""
-    packed = zlib.compress(json.dumps(header, sort_keys=True, separators=(",", ":")).encode(), 9)
+    packed = zlib.compress(json.dumps(header.to_json(), sort_keys=True, separators=(",", ":")).encode(), 9)
     crc = zlib.crc32(packed)
     return PREFIX.pack(MAGIC, FORMAT_VERSION, 0, len(packed), crc) + packed, crc
 
@@ -155,7 +152,7 @@ def _write(path: Path, data: bytes) -> None:
         raise OSError(error.errno, f"cannot write the step log {path}: {error.strerror}") from error
 
 
-def _read_header(path: Path, data: bytes) -> tuple[dict[str, Any], int, int]:
+def _read_header(path: Path, data: bytes) -> tuple[Header, int, int]:
     if len(data) < PREFIX.size or data[: len(MAGIC)] != MAGIC:
         raise LogError(f"{path} is not a zerograd step log (it does not start with {MAGIC.decode()})")
     _, version, _, length, crc = PREFIX.unpack_from(data)
@@ -164,7 +161,7 @@ def _read_header(path: Path, data: bytes) -> tuple[dict[str, Any], int, int]:
     packed = data[PREFIX.size : PREFIX.size + length]
     if len(packed) < length or zlib.crc32(packed) != crc:
         raise LogError(f"the header of {path} is damaged: its checksum does not match. The log cannot be used.")
-    return json.loads(zlib.decompress(packed)), PREFIX.size + length, crc
+    return Header.from_json(json.loads(zlib.decompress(packed)), path), PREFIX.size + length, crc
 
 
 def _read_steps(path: Path, data: bytes, start: int, crc: int, groups: int) -> tuple[list[Step], int, int]:

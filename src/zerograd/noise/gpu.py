@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from zerograd.noise.gpu_kernels import add_noise, sum_squares
+from zerograd.noise.passes import Pass, VectorPass
 from zerograd.noise.portable import gaussian_values, square_values
 from zerograd.noise.reference import TILE
 from zerograd.noise.terms import Terms
@@ -36,12 +36,12 @@ def _launch(grid: tuple[int, ...], out: torch.Tensor, x: torch.Tensor, **given: 
     """Fill in what a launch does not use, and launch."""
     nothing = x
     settings: dict[str, Any] = {
-        **dict.fromkeys(("twin", "given", "low", "index", "tiles", "steps", "probes", "factors"), nothing),
+        **dict.fromkeys(("out_minus", "given", "byte", "index", "tiles", "steps", "probes", "factors"), nothing),
         **dict.fromkeys(("ends", "weights", "squares"), nothing),
         **dict.fromkeys(("base", "count", "width", "tensor", "step", "probe", "terms", "groups", "rounding"), 0),
         **dict.fromkeys(("rate", "delta"), 0.0),
-        **{"keep": 1.0, "factor": 1.0, "scale0": 1.0, "scale1": 1.0, "DTYPE": DTYPES[x.dtype]},
-        **dict.fromkeys(("GIVEN", "SINGLE", "MOMENTS", "SECOND", "TWIN", "STOCHASTIC", "BYTE"), False),
+        **{"decay": 1.0, "factor": 1.0, "scale": 1.0, "scale_minus": 1.0, "DTYPE": DTYPES[x.dtype]},
+        **dict.fromkeys(("GIVEN", "SINGLE", "MOMENTS", "SECOND", "MINUS", "STOCHASTIC", "BYTE"), False),
         **given,
     }
     with torch.cuda.device_of(x):
@@ -50,45 +50,28 @@ def _launch(grid: tuple[int, ...], out: torch.Tensor, x: torch.Tensor, **given: 
         )
 
 
-def combine(
-    out: torch.Tensor,
-    x: torch.Tensor,
-    terms: Terms | torch.Tensor,
-    *,
-    base: int,
-    rows: torch.Tensor | None,
-    distribution: str,
-    seed: int,
-    tensor: int,
-    keep: float,
-    rounding: int | None,
-    twin: torch.Tensor | None = None,
-    scales: tuple[float, float] = (1.0, 1.0),
-    low: torch.Tensor | None = None,
-) -> None:
-    """out = keep * x + terms; see `zerograd.noise.Noise.combine`. A tensor of terms: float32, the size of `out`."""
-    if not out.numel():
-        return
+def run(p: Pass, seed: int, distribution: str) -> None:
+    """See `zerograd.noise.passes.Pass`."""
     given: dict[str, Any] = {
-        **_terms(terms, x.device),
-        **{"tensor": _signed(tensor), "key0": _signed(seed), "key1": _signed(seed >> 32)},
-        **{"keep": float(np.float32(keep)), "scale0": float(np.float32(scales[0]))},
-        "scale1": float(np.float32(scales[1])),
+        **_terms(p.terms, p.x.device),
+        **{"tensor": _signed(p.tensor), "key0": _signed(seed), "key1": _signed(seed >> 32)},
+        **{"decay": float(np.float32(p.decay)), "scale": float(np.float32(p.scale))},
+        "scale_minus": float(np.float32(p.scale_minus)),
         "RADEMACHER": distribution == "rademacher",
     }
-    if twin is not None:
-        given |= {"twin": _flat(twin), "TWIN": True}
-    if rounding is not None and x.dtype != torch.float32:
-        given |= {"rounding": _signed(rounding), "STOCHASTIC": True}
-    if low is not None:
-        given |= {"low": low.view(-1), "BYTE": True}
-    if rows is None:
-        tiles = -(-(base + out.numel()) // TILE) - base // TILE
-        _launch((tiles,), out, x, MODE=RANGE, base=base, count=out.numel(), **given)
+    if p.out_minus is not None:
+        given |= {"out_minus": _flat(p.out_minus), "MINUS": True}
+    if p.stochastic:
+        given |= {"rounding": _signed(p.rounding or 0), "STOCHASTIC": True}
+    if p.extra_byte is not None:
+        given |= {"byte": p.extra_byte.view(-1), "BYTE": True}
+    if p.rows is None:
+        tiles = -(-(p.base + p.out.numel()) // TILE) - p.base // TILE
+        _launch((tiles,), p.out, p.x, MODE=RANGE, base=p.base, count=p.out.numel(), **given)
     else:
-        width = out.numel() // len(rows)
-        grid = (len(rows), -(-width // TILE) + 1)
-        _launch(grid, out, x, MODE=ROWS, index=rows.contiguous(), width=width, **given)
+        width = p.out.numel() // len(p.rows)
+        grid = (len(p.rows), -(-width // TILE) + 1)
+        _launch(grid, p.out, p.x, MODE=ROWS, index=p.rows.contiguous(), width=width, **given)
 
 
 def _terms(terms: Terms | torch.Tensor, device: torch.device) -> dict[str, Any]:
@@ -113,29 +96,21 @@ def _terms(terms: Terms | torch.Tensor, device: torch.device) -> dict[str, Any]:
     return found
 
 
-def perturb_many(
-    out: torch.Tensor,
-    x: torch.Tensor,
-    at: tuple[int, int],
-    *,
-    ends: NDArray[np.int64],
-    tensors: NDArray[np.uint32],
-    scales: NDArray[np.float32],
-    distribution: str,
-    seed: int,
-) -> None:
-    """out[i] = x + scales[i] z for tensors that lie one after the other in `x`; see `zerograd.noise.cpu`."""
-    begins = np.concatenate([[0], ends[:-1]])
-    tiles = -(-(ends - begins) // TILE)
-    which = np.repeat(np.arange(len(ends)), tiles)
+def run_vectors(p: VectorPass, seed: int, distribution: str) -> None:
+    """See `zerograd.noise.passes.VectorPass`."""
+    begins = np.concatenate([[0], p.ends[:-1]])
+    tiles = -(-(p.ends - begins) // TILE)
+    which = np.repeat(np.arange(len(p.ends)), tiles)
     number = np.arange(tiles.sum()) - np.repeat(np.cumsum(tiles) - tiles, tiles)
-    table = np.stack([tensors.astype(np.int64)[which], number, begins[which], ends[which]], 1)
-    more: dict[str, Any] = {"twin": _flat(out[1]), "TWIN": True} if len(out) > 1 else {}
+    table = np.stack([p.tensors.astype(np.int64)[which], number, begins[which], p.ends[which]], 1)
+    more: dict[str, Any] = {"tiles": _array(table, p.x.device, np.int64)}
+    if len(p.out) > 1:
+        more |= {"out_minus": _flat(p.out[1]), "MINUS": True}
+    for name, side in (("weights", p.scales[0]), ("squares", p.scales[-1])):
+        more[name] = _array(side[which], p.x.device, np.float32)
     _launch(
-        (len(which),), out[0], x, MODE=MANY, tiles=_array(table, x.device, np.int64), SINGLE=True,
-        weights=_array(scales[0][which], x.device, np.float32), squares=_array(scales[1][which], x.device, np.float32),
-        key0=_signed(seed), key1=_signed(seed >> 32), step=_signed(at[0]), probe=_signed(at[1]),
-        RADEMACHER=distribution == "rademacher", **more,
+        (len(which),), p.out[0], p.x, MODE=MANY, SINGLE=True, key0=_signed(seed), key1=_signed(seed >> 32),
+        step=_signed(p.at[0]), probe=_signed(p.at[1]), RADEMACHER=distribution == "rademacher", **more,
     )  # fmt: skip
 
 

@@ -130,9 +130,9 @@ def _narrowed(x, draw, DTYPE: tl.constexpr, STOCHASTIC: tl.constexpr):
 
 
 @triton.jit
-def _widened_byte(bits, low, DTYPE: tl.constexpr):
+def _widened_byte(bits, byte, DTYPE: tl.constexpr):
     """The same with 8 further bits (int32, signed); see `reference.from_wide`."""
-    whole = (((bits & 0x7FFF) << 8).to(tl.int32) + low).to(tl.uint32)
+    whole = (((bits & 0x7FFF) << 8).to(tl.int32) + byte).to(tl.uint32)
     sign = (bits & 0x8000) << 16
     if DTYPE == 1:
         return ((whole << 8) | sign).to(tl.float32, bitcast=True)
@@ -178,13 +178,13 @@ _SCALARS = ["base", "count", "width", "tensor", "key0", "key1", "step", "probe",
 
 @triton.jit(do_not_specialize=_SCALARS)
 def add_noise(
-    out, twin, x, given, low, index, tiles, table, steps, probes, factors, ends, weights, squares,
-    base, count, width, tensor, key0, key1, step, probe, factor, terms, groups, rate, delta, keep, scale0, scale1,
+    out, out_minus, x, given, byte, index, tiles, table, steps, probes, factors, ends, weights, squares,
+    base, count, width, tensor, key0, key1, step, probe, factor, terms, groups, rate, delta, decay, scale, scale_minus,
     rounding,
     MODE: tl.constexpr, DTYPE: tl.constexpr, RADEMACHER: tl.constexpr, GIVEN: tl.constexpr, SINGLE: tl.constexpr,
-    MOMENTS: tl.constexpr, SECOND: tl.constexpr, TWIN: tl.constexpr, STOCHASTIC: tl.constexpr, BYTE: tl.constexpr,
+    MOMENTS: tl.constexpr, SECOND: tl.constexpr, MINUS: tl.constexpr, STOCHASTIC: tl.constexpr, BYTE: tl.constexpr,
 ):  # fmt: skip
-    """One tile of out = keep * x + scale0 * total, and of twin with scale1."""
+    """One tile of out = decay * x + scale * total, and of out_minus with scale_minus."""
     key0, key1, tensor = key0.to(tl.uint32), key1.to(tl.uint32), tensor.to(tl.uint32)
     begin = base.to(tl.int64)  # the tensor's element number of what `x` points to
     if MODE == 0:  # elements [base, base + count) of a tensor
@@ -201,7 +201,7 @@ def add_noise(
         first = tile * 0
         shift = -tl.load(entry + 2)
         last = tl.load(entry + 3) + shift
-        scale0, scale1 = tl.load(weights + tl.program_id(0)), tl.load(squares + tl.program_id(0))
+        scale, scale_minus = tl.load(weights + tl.program_id(0)), tl.load(squares + tl.program_id(0))
     element = tile.to(tl.int64) * 4096 + tl.arange(0, 4096)
     mask = (element >= first) & (element < last)
     at = element - shift
@@ -226,17 +226,17 @@ def add_noise(
     else:
         bits = tl.load(x + source, mask, 0).to(tl.uint32) & 0xFFFF
         if BYTE:
-            value = _widened_byte(bits, tl.load(low + at, mask, 0).to(tl.int32), DTYPE)
+            value = _widened_byte(bits, tl.load(byte + at, mask, 0).to(tl.int32), DTYPE)
         else:
             value = _widened(bits, DTYPE)
-    value = value * keep
-    if TWIN:
-        _store(twin, at, mask, value + scale1 * total, draw, DTYPE, STOCHASTIC)
-    value = value + scale0 * total
+    value = value * decay
+    if MINUS:
+        _store(out_minus, at, mask, value + scale_minus * total, draw, DTYPE, STOCHASTIC)
+    value = value + scale * total
     if BYTE:
         high, rest = _narrowed_byte(value, draw, DTYPE)
         tl.store(out + at, high.to(tl.int16), mask)
-        tl.store(low + at, rest.to(tl.int8), mask)
+        tl.store(byte + at, rest.to(tl.int8), mask)
     else:
         _store(out, at, mask, value, draw, DTYPE, STOCHASTIC)
 

@@ -5,12 +5,13 @@ small launches per chunk and some 40 bytes of temporaries an element of the chun
 """
 
 from collections.abc import Callable
-from functools import cache, partial
+from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from zerograd.noise.passes import Pass, VectorPass
 from zerograd.noise.reference import ROUNDING_PROBE, SQUARE_UNIT, TILE
 from zerograd.noise.table import gaussian_table
 from zerograd.noise.terms import Terms
@@ -119,74 +120,47 @@ def to_wide(x: torch.Tensor, bits: torch.Tensor, dtype: torch.dtype) -> tuple[to
     return torch.where(high >= 0x8000, high - 0x10000, high).to(torch.int16).view(dtype), low
 
 
-def combine(
-    out: torch.Tensor,
-    x: torch.Tensor,
-    terms: Terms | torch.Tensor,
-    *,
-    base: int,
-    rows: torch.Tensor | None,
-    distribution: str,
-    seed: int,
-    tensor: int,
-    keep: float,
-    rounding: int | None,
-    twin: torch.Tensor | None = None,
-    scales: tuple[float, float] = (1.0, 1.0),
-    low: torch.Tensor | None = None,
-) -> None:
-    """out = keep * x + terms; see `zerograd.noise.Noise.combine`. A tensor of terms: float32, the size of `out`."""
-    if rows is not None:
-        one = partial(combine, rows=None, distribution=distribution, seed=seed, tensor=tensor, keep=keep, scales=scales)
-        for i, row in enumerate(rows.tolist()):
-            other = None if twin is None else twin[i]
-            one(out[i], x[row], terms, base=row * x[0].numel(), rounding=rounding, twin=other)
+def run(p: Pass, seed: int, distribution: str) -> None:
+    """See `zerograd.noise.passes.Pass`."""
+    if p.rows is not None:
+        for i, row in enumerate(p.rows.tolist()):
+            minus = None if p.out_minus is None else p.out_minus[i]
+            base = row * p.x[0].numel()
+            run(replace(p, out=p.out[i], x=p.x[row], rows=None, base=base, out_minus=minus), seed, distribution)
         return
-    flat_x = x.detach().view(-1)
-    targets = [(t.detach().view(-1), s) for t, s in zip((out, twin), scales, strict=True) if t is not None]
-    stop = base + flat_x.numel()
-    for first in range(base // TILE, -(-stop // TILE), CHUNK):
-        a, b = max(first * TILE, base), min((first + CHUNK) * TILE, stop)
-        part, at = slice(a - base, b - base), slice(a - first * TILE, b - first * TILE)
-        tiles = (first, -(-b // TILE) - first, tensor)
+    x, device = p.x.detach().view(-1), p.x.device
+    targets = [(t.detach().view(-1), float(np.float32(scale))) for t, scale in p.targets]
+    stop = p.base + x.numel()
+    for first in range(p.base // TILE, -(-stop // TILE), CHUNK):
+        a, b = max(first * TILE, p.base), min((first + CHUNK) * TILE, stop)
+        part, at = slice(a - p.base, b - p.base), slice(a - first * TILE, b - first * TILE)
+        tiles = (first, -(-b // TILE) - first, p.tensor)
 
         def z(step: int, probe: int, tiles: tuple[int, int, int] = tiles, at: slice = at) -> torch.Tensor:
-            return _z(distribution, *tiles, step, probe, seed, x.device)[at]
+            return _z(distribution, *tiles, step, probe, seed, device)[at]
 
-        total = total_of(terms, z) if isinstance(terms, Terms) else terms.view(-1)[part]
-        wide = None if low is None else low.view(-1)[part]
-        kept = (flat_x[part].float() if wide is None else from_wide(flat_x[part], wide)) * float(np.float32(keep))
+        total = total_of(p.terms, z) if isinstance(p.terms, Terms) else p.terms.view(-1)[part]
+        byte = None if p.extra_byte is None else p.extra_byte.view(-1)[part]
+        kept = (x[part].float() if byte is None else from_wide(x[part], byte)) * float(np.float32(p.decay))
         for target, scale in targets:
-            value = kept + total * float(np.float32(scale))
-            if rounding is not None and x.dtype != torch.float32:
-                bits = _bits16(*tiles, rounding, ROUNDING_PROBE, seed, x.device)[at]
-                if wide is None:
-                    target[part] = _stochastic(value, bits, x.dtype)
-                else:
-                    target[part], wide[:] = to_wide(value, bits, x.dtype)
-            else:
+            value = kept + total * scale
+            if not p.stochastic or p.rounding is None:
                 target[part] = value.to(x.dtype)
+                continue
+            bits = _bits16(*tiles, p.rounding, ROUNDING_PROBE, seed, device)[at]
+            if byte is None:
+                target[part] = _stochastic(value, bits, x.dtype)
+            else:
+                target[part], byte[:] = to_wide(value, bits, x.dtype)
 
 
-def perturb_many(
-    out: torch.Tensor,
-    x: torch.Tensor,
-    at: tuple[int, int],
-    *,
-    ends: NDArray[np.int64],
-    tensors: NDArray[np.uint32],
-    scales: NDArray[np.float32],
-    distribution: str,
-    seed: int,
-) -> None:
-    """out[i] = x + scales[i] z for tensors that lie one after the other in `x`; see `zerograd.noise.cpu`."""
-    for t, (begin, end) in enumerate(zip((0, *ends[:-1].tolist()), ends.tolist(), strict=True)):
-        twin = out[1, begin:end] if len(out) > 1 else None
-        combine(
-            out[0, begin:end], x[begin:end], Terms([at], [1.0]), base=0, rows=None, distribution=distribution,
-            seed=seed, tensor=int(tensors[t]), keep=1.0, rounding=None, twin=twin,
-            scales=(float(scales[0, t]), float(scales[1, t])),
-        )  # fmt: skip
+def run_vectors(p: VectorPass, seed: int, distribution: str) -> None:
+    """See `zerograd.noise.passes.VectorPass`."""
+    terms, scales = Terms([p.at], [1.0]), p.scales.tolist()
+    for t, (begin, end) in enumerate(zip((0, *p.ends[:-1].tolist()), p.ends.tolist(), strict=True)):
+        x, tensor = p.x[begin:end], int(p.tensors[t])
+        for out, scale in zip(p.out, scales, strict=True):
+            run(Pass(out[begin:end], x, terms, tensor, scale=scale[t]), seed, distribution)
 
 
 def total_of(terms: Terms, z: Callable[[int, int], torch.Tensor]) -> torch.Tensor:

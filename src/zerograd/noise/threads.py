@@ -34,7 +34,7 @@ def _pool(threads: int, process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="zerograd-noise")
 
 
-def run(function: int, data: int, threads: int) -> None:
+def run_threads(function: int, data: int, threads: int) -> None:
     """Call `function(data)`, two addresses, in so many threads at once, without the interpreter's lock."""
     parallel = _openmp() if threads > 1 else None
     if threads == 1:

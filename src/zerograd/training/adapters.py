@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from peft.utils.constants import DUMMY_TARGET_MODULES, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
 from zerograd.training.prefix import INITS, AdapterError, add_prefix
+from zerograd.training.settings import documented
 
 TUNE = ("full", "lora", "prefix", "prompt", "head")
 # where peft does not know the architecture; some hold queries, keys and values in one matrix
@@ -22,35 +23,35 @@ QUERIES_AND_VALUES = (
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
+@documented
 @dataclass(frozen=True)
 class Tuning:
     """What to tune; the numbers are those of Appendix D.5 of arXiv 2305.17333.
+
+    Args:
+        tune: full, lora, prefix, prompt or head. None: full; of a model with an adapter, the adapter.
+        lora_r: Rank of LoRA's matrices.
+        lora_alpha: LoRA's scale is lora_alpha / lora_r.
+        lora_targets: Modules that LoRA adapts: names such as q_proj,v_proj. None: queries and values.
+        num_virtual_tokens: Length of a prefix or prompt.
+        prefix_init: activations of random tokens (the paper's Table 15), or random.
+        tune_layers: Tune these layers only, such as 0-3,11 (counted from 0).
+        tune_pattern: Tune the tensors whose name this regular expression finds only.
+        untie: Give the head weights of its own before it is tuned.
 
     Raises:
         AdapterError: A setting out of range.
     """
 
-    tune: str | None = field(
-        default=None,
-        metadata={"help": "full, lora, prefix, prompt or head. None: full; of a model with an adapter, the adapter."},
-    )
-    lora_r: int = field(default=8, metadata={"help": "Rank of LoRA's matrices."})
-    lora_alpha: int = field(default=16, metadata={"help": "LoRA's scale is lora_alpha / lora_r."})
-    lora_targets: str | None = field(
-        default=None,
-        metadata={"help": "Modules that LoRA adapts: names such as q_proj,v_proj. None: queries and values."},
-    )
-    num_virtual_tokens: int = field(default=5, metadata={"help": "Length of a prefix or prompt."})
-    prefix_init: str = field(
-        default="activations", metadata={"help": "activations of random tokens (the paper's Table 15), or random."}
-    )
-    tune_layers: str | None = field(
-        default=None, metadata={"help": "Tune these layers only, such as 0-3,11 (counted from 0)."}
-    )
-    tune_pattern: str | None = field(
-        default=None, metadata={"help": "Tune the tensors whose name this regular expression finds only."}
-    )
-    untie: bool = field(default=False, metadata={"help": "Give the head weights of its own before it is tuned."})
+    tune: str | None = None
+    lora_r: int = 8
+    lora_alpha: int = 16
+    lora_targets: str | None = None
+    num_virtual_tokens: int = 5
+    prefix_init: str = "activations"
+    tune_layers: str | None = None
+    tune_pattern: str | None = None
+    untie: bool = False
 
     def __post_init__(self) -> None:
         if self.tune is not None and self.tune not in TUNE:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from zerograd.core.files import whole_file
 from zerograd.core.parameters import Parameters
+from zerograd.core.safety import whole_file
 
 
 def save_base(path: Path, parameters: Parameters) -> None:

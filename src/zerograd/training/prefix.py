@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel, PrefixTuningConfig, get_peft_model
 from transformers import DynamicCache
 
-from zerograd.core.places import compute_device
+from zerograd.core.device import compute_device
 
 INITS = ("activations", "random")
 

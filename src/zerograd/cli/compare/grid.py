@@ -3,30 +3,25 @@
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from itertools import product
-from typing import Any
+from typing import Any, get_type_hints
 
 from zerograd.cli.compare.methods import METHODS, OPTIMIZERS, Method
-from zerograd.evaluation.bound_task import DEFAULTS
 from zerograd.tasks import Task
 from zerograd.training.adapters import Tuning
 from zerograd.training.config import MeZOArguments
 from zerograd.training.presets import Preset
+from zerograd.training.settings import WEIGHTS, deciding, pick
 
 PAPER_SEEDS = (13, 21, 42, 87, 100)  # of the splits of 16 examples a class
 NAMES = {"learning_rate": "lr", "per_device_train_batch_size": "bs"}
-INTEGERS = (
-    "per_device_train_batch_size",
-    "max_steps",
-    "num_train_epochs",
-    "num_probes",
-    "rank",
-    "blocks",
-    "gradient_accumulation_steps",
-)
-TEXTS = ("estimator", "update", "distribution", "scaling", "probe_schedule")
-ONLY_MEZO = ("eps", "num_probes", "rank", "blocks", *TEXTS)
+MEZO: dict[str, Any] = {  # settings of MeZO alone, and their types
+    name: get_type_hints(MeZOArguments)[name] for name in deciding(MeZOArguments, WEIGHTS)
+}
+SETTINGS: dict[str, Any] = {
+    "learning_rate": float, "weight_decay": float, "eval_steps": float, "per_device_train_batch_size": int,
+    "max_steps": int, "num_train_epochs": int, "gradient_accumulation_steps": int, **MEZO,
+}  # fmt: skip
 DIFFERENTIABLE = ("cross_entropy", "answer", "text")
-NUMBERS = ("learning_rate", "weight_decay", "eps", "eval_steps", *INTEGERS)
 
 
 def points_of(
@@ -85,16 +80,14 @@ def _parse(text: str) -> tuple[str, str, list[Any]]:
     """METHOD.SETTING=VALUE[,VALUE...] to its three parts."""
     left, _, right = text.partition("=")
     pattern, _, name = left.partition(".")
-    if name not in (*NUMBERS, *TEXTS) or not right:
-        known = ", ".join((*NUMBERS, *TEXTS))
-        raise ValueError(f"--set {text!r}: it should be METHOD.SETTING=VALUE, SETTING one of {known}")
-    if name in TEXTS:  # one value, without a grid: commas separate its own settings
-        settings: Any = MeZOArguments()
-        setattr(settings, name, right)
-        settings.optimizer_settings(max_steps=1)  # raises for what cannot be
+    if name not in SETTINGS or not right:
+        raise ValueError(f"--set {text!r}: it should be METHOD.SETTING=VALUE, SETTING one of {', '.join(SETTINGS)}")
+    kind = SETTINGS[name]
+    if kind not in (int, float):  # a text: one value, without a grid, because commas separate its own settings
+        pick(MeZOArguments, {name: right}).optimizer_settings(max_steps=1)  # raises for what cannot be
         return pattern, name, [right]
     try:
-        return pattern, name, [int(v) if name in INTEGERS else float(v) for v in right.split(",")]
+        return pattern, name, [kind(v) for v in right.split(",")]
     except ValueError:
         raise ValueError(f"--set {text!r}: {right!r} is no number, nor a list of numbers") from None
 
@@ -110,7 +103,7 @@ def check_methods(methods: Sequence[Method], args: Any, tuning: Tuning, task: Ta
         raise ValueError("methods that backpropagate need the weights where they compute: leave out --offload")
     if args.quantize is not None and full:
         raise ValueError(f"quantised weights cannot be tuned themselves; leave out {', '.join(full)}, or --quantize")
-    objective = task.objective or DEFAULTS[task.kind]
+    objective = task.goal.name
     backprop = [m.name for m in methods if m.optimizer in OPTIMIZERS]
     if backprop and objective not in DIFFERENTIABLE:
         raise ValueError(
@@ -125,4 +118,4 @@ def check_methods(methods: Sequence[Method], args: Any, tuning: Tuning, task: Ta
 
 
 def _takes(method: Method, name: str) -> bool:
-    return method.optimizer == "mezo" or (method.optimizer is not None and name not in ONLY_MEZO)
+    return method.optimizer == "mezo" or (method.optimizer is not None and name not in MEZO)

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 
 from zerograd.cli.arguments import DataArguments
 from zerograd.cli.run import Setup, save_start, set_up
-from zerograd.core.memory import peak_memory_bytes
+from zerograd.core.device import peak_memory_bytes
 from zerograd.training.adapters import Tuning
 from zerograd.training.config import MeZOConfig
 from zerograd.training.linear_probe import linear_probe
@@ -99,7 +99,7 @@ def run_method(
     setup = set_up(data, None if method.optimizer is None else chosen, seed, demos=method.demos)
     start = time.perf_counter()
     passes = (
-        linear_probe(setup.model, setup.side, setup.train, early_stopping=method.optimizer is not None)
+        linear_probe(setup.model, setup.bound, setup.train, early_stopping=method.optimizer is not None)
         if method.probe
         else 0
     )
@@ -113,9 +113,9 @@ def run_method(
     return {
         "method": method.name,
         "task": setup.task.name,
-        "metric": setup.side.metric,
-        "dev": setup.side.evaluate(setup.model, setup.dev) if method.optimizer or method.probe else None,
-        "test": setup.side.evaluate(setup.model, setup.test),
+        "metric": setup.bound.metric,
+        "dev": setup.bound.evaluate(setup.model, setup.dev) if method.optimizer or method.probe else None,
+        "test": setup.bound.evaluate(setup.model, setup.test),
         "rows": [len(setup.train), len(setup.dev), len(setup.test)],
         "seconds": round(seconds, 2),
         "forward_passes": forward,
@@ -140,14 +140,14 @@ def _train_mezo(setup: Setup, method: Method, settings: dict[str, Any], seed: in
 
 
 def _train_backprop(setup: Setup, method: Method, settings: dict[str, Any], seed: int, folder: Path) -> tuple[int, int]:
-    metric = setup.side.metric
+    metric = setup.bound.metric
     arguments = TrainingArguments(
         str(folder / CHECKPOINTS), seed=seed, optim=OPTIMIZERS[str(method.optimizer)], lr_scheduler_type="linear",
         metric_for_best_model=metric, greater_is_better=metric != "loss", save_only_model=True, save_total_limit=1,
         report_to="none", **COMMON | settings,
     )  # fmt: skip
     trainer = TaskTrainer(
-        setup.model, arguments, task=setup.side, processing_class=setup.tokenizer, train_dataset=setup.train,
+        setup.model, arguments, task=setup.bound, processing_class=setup.tokenizer, train_dataset=setup.train,
         eval_dataset=setup.dev,
     )  # fmt: skip
     trainer.train()
@@ -159,4 +159,4 @@ def _train_backprop(setup: Setup, method: Method, settings: dict[str, Any], seed
 def _probed(setup: Setup) -> int:
     """Numbers that a linear probe fits."""
     head = setup.model.get_output_embeddings()
-    return len(setup.side.prompter.label_ids or ()) * (head.weight.shape[1] + (head.bias is not None))
+    return len(setup.bound.prompter.label_ids or ()) * (head.weight.shape[1] + (head.bias is not None))

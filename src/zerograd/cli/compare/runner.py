@@ -16,48 +16,49 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from zerograd.cli.arguments import DataArguments, splits_of, task_of
-from zerograd.cli.compare.grid import NUMBERS, TEXTS, check_methods, points_of, read_seeds
+from zerograd.cli.compare.grid import SETTINGS, check_methods, points_of, read_seeds
 from zerograd.cli.compare.methods import DEFAULT, METHODS, Method, get_method, run_method
-from zerograd.cli.compare.table import write_table
-from zerograd.cli.report import command_line, shown, write_results
+from zerograd.cli.compare.table import print_table, write_table
+from zerograd.cli.report import command_line, shown, write_json
 from zerograd.tasks import TASKS
 from zerograd.training.adapters import Tuning
 from zerograd.training.models import check_model
+from zerograd.training.settings import documented, pick
 
 FEW = 16  # examples of a class up to which the paper's grids are those of k = 16
-HERE = ("methods", "seeds", "grid", "set", "output_dir")
 
 
+@documented
 @dataclass
 class CompareArguments(DataArguments):
-    """What `zerograd compare` takes."""
+    """What `zerograd compare` takes.
+
+    Args:
+        methods: Names of methods.
+        seeds: How many (13, 21, 42, 87, 100, then 101, ...), or a list such as 13,21. {seed} in --data and --test_data
+            stands for each.
+        grid: Try the paper's grid of learning rates and batch sizes; choose by dev metric.
+        set: METHOD.SETTING=VALUE.
+        output_dir: Folder; None: runs/compare-TASK.
+    """
 
     methods: list[str] = field(
         default_factory=lambda: list(DEFAULT), metadata={"help": f"Some of: {' '.join(METHODS)}."}
     )
-    seeds: str = field(
-        default="5",
-        metadata={
-            "help": "How many (13, 21, 42, 87, 100, then 101, ...), or a list such as 13,21. {seed} in --data and "
-            "--test_data stands for each."
-        },
-    )
-    grid: bool = field(
-        default=False,
-        metadata={"help": "Try the paper's grid of learning rates and batch sizes; choose by dev metric."},
-    )
+    seeds: str = "5"
+    grid: bool = False
     set: list[str] = field(
         default_factory=list,
         metadata={
             "help": "METHOD.SETTING=VALUE, such as mezo.learning_rate=1e-5 or 'ft*.max_steps=500'; several values "
-            f"(1e-6,1e-5) make a grid. Settings: {', '.join((*NUMBERS, *TEXTS))}."
+            f"(1e-6,1e-5) make a grid. Settings: {', '.join(SETTINGS)}."
         },
     )
-    output_dir: str | None = field(default=None, metadata={"help": "Folder; None: runs/compare-TASK."})
+    output_dir: str | None = None
 
 
 @dataclass(frozen=True)
-class Run:
+class PlannedRun:
     """One planned run."""
 
     method: Method
@@ -92,13 +93,13 @@ def compare(args: CompareArguments, tuning: Tuning) -> Path:
     check_methods(methods, args, tuning, task)
     few = max(rows) <= FEW * max(1, len(task.labels))
     plan = {m.name: points_of(m, m.preset(masked), args.grid, few, args.set) for m in methods}
-    data = {k: v for k, v in vars(args).items() if k not in HERE}
+    data = vars(pick(DataArguments, vars(args)))
     if task.name in TASKS:
         data["task"] = task.name
     shared = {"data": data, "tuning": vars(tuning)}
     _write_plan(folder, shared, plan, seeds)
     runs = [
-        Run(method, seed, point, settings, folder / method.name / f"seed-{seed}" / point)
+        PlannedRun(method, seed, point, settings, folder / method.name / f"seed-{seed}" / point)
         for seed in seeds
         for method in methods
         for point, settings in plan[method.name].items()
@@ -107,8 +108,7 @@ def compare(args: CompareArguments, tuning: Tuning) -> Path:
         failed = _run_all(runs, args, tuning)
     finally:  # after Ctrl-C too: an older table would look whole
         table = write_table([folder])
-    print(table.read_text(encoding="utf-8"))
-    print(f"table    {table}, {table.with_suffix('.csv')}\npicture  {table.with_suffix('.png')}")
+    print_table(table)
     if failed:
         listed = "\n".join(f"  {run.folder}: {reason}" for run, reason in failed)
         raise ValueError(f"{len(failed)} of {len(runs)} runs failed; the same command tries them again:\n{listed}")
@@ -118,10 +118,8 @@ def compare(args: CompareArguments, tuning: Tuning) -> Path:
 
 def _data_of(args: CompareArguments, seed: int) -> DataArguments:
     """The rows of one seed."""
-    values = {k: v for k, v in vars(args).items() if k not in HERE}
-    data = DataArguments(**values)
-    places = {key: getattr(data, key) for key in ("data", "test_data")}
-    return replace(data, **{key: p and p.replace("{seed}", str(seed)) for key, p in places.items()})
+    data, test = (path and path.replace("{seed}", str(seed)) for path in (args.data, args.test_data))
+    return replace(pick(DataArguments, vars(args)), data=data, test_data=test)
 
 
 def _write_plan(folder: Path, shared: dict[str, Any], plan: dict[str, Any], seeds: list[int]) -> None:
@@ -151,14 +149,14 @@ def _write_plan(folder: Path, shared: dict[str, Any], plan: dict[str, Any], seed
         known = methods.get(name, {}).get("seeds", [])
         methods[name] = {"seeds": known + [s for s in seeds if s not in known], "points": points}
     folder.mkdir(parents=True, exist_ok=True)
-    write_results(note, {**shared, "methods": methods})
+    write_json(note, {**shared, "methods": methods})
 
 
 def _short(points: dict[str, Any]) -> str:
     return "; ".join(", ".join(f"{k} {v:g}" for k, v in point.items()) for point in points.values()) or "no settings"
 
 
-def _run_all(runs: list[Run], args: CompareArguments, tuning: Tuning) -> list[tuple[Run, str]]:
+def _run_all(runs: list[PlannedRun], args: CompareArguments, tuning: Tuning) -> list[tuple[PlannedRun, str]]:
     """Run what is not finished; returns the runs that failed, with their errors."""
     missing = [run for run in runs if not run.finished]
     print(f"{len(runs)} runs, {len(runs) - len(missing)} of them finished before")
@@ -178,23 +176,27 @@ def _run_all(runs: list[Run], args: CompareArguments, tuning: Tuning) -> list[tu
     return failed
 
 
-def _run(run: Run, data: DataArguments, tuning: Tuning) -> str | None:
+def _run(run: PlannedRun, data: DataArguments, tuning: Tuning) -> str | None:
     """A process of its own: its peak memory is its own, and its death is not ours. Returns its error."""
     run.folder.mkdir(parents=True, exist_ok=True)
     settings = {"method": run.method.name, "seed": run.seed, "settings": run.settings}
-    write_results(run.folder / "run.json", {**settings, "data": vars(data), "tuning": vars(tuning)})
+    write_json(run.folder / "run.json", {**settings, "data": vars(data), "tuning": vars(tuning)})
     for name in ("steps.zlog", "error.txt"):  # of a run that was cut short
         (run.folder / name).unlink(missing_ok=True)
-    with (run.folder / "output.txt").open("w") as output:
-        command = [sys.executable, "-m", "zerograd.cli.compare.runner", str(run.folder)]
-        status = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT).returncode
+    status = _run_process(run.folder)
     if status == 0 and run.finished:
         return None
     error = run.folder / "error.txt"
     return error.read_text() if error.is_file() else f"exit status {status}; see {run.folder / 'output.txt'}"
 
 
-def run_folder(folder: Path) -> int:
+def _run_process(folder: Path) -> int:
+    with (folder / "output.txt").open("w") as output:
+        command = [sys.executable, "-m", "zerograd.cli.compare.runner", str(folder)]
+        return subprocess.run(command, stdout=output, stderr=subprocess.STDOUT).returncode
+
+
+def run_planned(folder: Path) -> int:
     """Make the result of one run from its `run.json`; returns the exit status."""
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     try:
@@ -205,9 +207,9 @@ def run_folder(folder: Path) -> int:
     except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
         (folder / "error.txt").write_text(str(error) or type(error).__name__)
         raise
-    write_results(folder / "results.json", {**results, "seed": run["seed"], "settings": run["settings"]})
+    write_json(folder / "results.json", {**results, "seed": run["seed"], "settings": run["settings"]})
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(run_folder(Path(sys.argv[1])))
+    sys.exit(run_planned(Path(sys.argv[1])))

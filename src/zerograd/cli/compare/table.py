@@ -10,15 +10,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from zerograd.cli.compare.grid import MEZO
 from zerograd.cli.compare.methods import METHODS
 from zerograd.cli.report import SHARES
-from zerograd.core.files import whole_file
+from zerograd.core.safety import whole_file
 
-SETTINGS = {
-    "learning_rate": "lr", "per_device_train_batch_size": "batch", "max_steps": "steps", "eps": "eps",
-    "num_probes": "n", "probe_schedule": "schedule", "estimator": "estimator", "update": "update",
-    "distribution": "distribution", "rank": "rank", "blocks": "blocks", "scaling": "scaling",
+SHORT = {
+    "learning_rate": "lr", "per_device_train_batch_size": "batch", "max_steps": "steps", "num_probes": "n",
+    "probe_schedule": "schedule",
 }  # fmt: skip
+SHOWN = ("learning_rate", "per_device_train_batch_size", "max_steps", *MEZO)  # settings
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def _line(folder: Path, name: str, plan: dict[str, Any]) -> Line:
         statistics.stdev(scores) if len(scores) > 1 else None, **means,
         trainable_parameters=chosen[0]["trainable_parameters"],
         settings=", ".join(
-            _setting(chosen, key, short) for key, short in SETTINGS.items() if key in chosen[0]["settings"]
+            _setting(chosen, key, SHORT.get(key, key)) for key in SHOWN if key in chosen[0]["settings"]
         ),
     )  # fmt: skip
 
@@ -117,6 +118,17 @@ def write_table(folders: Sequence[Path]) -> Path:
         file.write(text.getvalue().encode())
     _draw(path.with_suffix(".png"), tables)
     return path
+
+
+def print_table(path: Path) -> None:
+    """Print a table that was written, and where it lies."""
+    print(path.read_text(encoding="utf-8"))
+    print(f"table    {path}, {path.with_suffix('.csv')}\npicture  {path.with_suffix('.png')}")
+
+
+def report(operands: list[str]) -> None:
+    """`zerograd report`: the table and picture of comparisons again, by their folders."""
+    print_table(write_table([Path(folder) for folder in operands]))
 
 
 def describe(folder: Path) -> str:

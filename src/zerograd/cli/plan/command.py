@@ -1,7 +1,7 @@
 """`zerograd plan`: what a model needs for each method, what fits, and how near that is to what is measured."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -9,33 +9,47 @@ from typing import Any
 import torch
 from tqdm import tqdm
 from transformers import AutoConfig
+from transformers.utils.logging import set_verbosity_error
 
-from zerograd.cli.plan.footprint import METHODS, PARTS, Case, Footprint, footprint
+from zerograd.cli.plan.footprint import PARTS, PLANNED, Case, Footprint, footprint
 from zerograd.cli.plan.shapes import FAMILIES, HUB, SHAPES, shape_of
-from zerograd.core.memory import free_memory_bytes, read_bytes, shown_bytes
+from zerograd.core.device import free_memory_bytes, read_bytes, shown_bytes
 from zerograd.training.adapters import TUNE
 from zerograd.training.models import DTYPES, ModelError, load_config
+from zerograd.training.settings import documented
 
-NAMES = {
-    "mezo": "MeZO", "icl": "in context, 32 demos", "ft": "backprop, full, Adam", "ft-lora": "backprop, LoRA",
-    "ft-prefix": "backprop, prefix",
-}  # fmt: skip
 DRIVER = 1 << 29  # bytes of a GPU that its driver and libraries take
 
 
+@documented
 @dataclass
 class PlanArguments:
-    """What to plan."""
+    """What to plan.
 
-    model: str = field(metadata={"help": "Hub id, folder, config.json, or a shape such as opt-13b (no download)."})
-    gpu: str | None = field(default=None, metadata={"help": "Memory that there is, such as 24GB."})
-    batch: int = field(default=16, metadata={"help": "Rows of a forward pass."})
-    length: int = field(default=256, metadata={"help": "Tokens of a row."})
-    tune: str = field(default="full", metadata={"help": "What MeZO tunes: full, lora, prefix or head."})
-    dtype: str = field(default="auto", metadata={"help": "auto (as saved; bfloat16 for a shape), float32, ..."})
-    text: bool = field(default=False, metadata={"help": "Score every token of an answer instead of label words."})
-    extra_byte: bool = field(default=False, metadata={"help": "Plan for MeZO with --extra_byte."})
-    measure: bool = field(default=False, metadata={"help": "Run two steps with random weights and compare."})
+    Args:
+        model: Hub id, folder, config.json, or a shape such as opt-13b (no download).
+        gpu: Memory that there is, such as 24GB.
+        batch: Rows of a forward pass.
+        length: Tokens of a row.
+        tune: What MeZO tunes: full, lora, prefix or head.
+        dtype: auto (as saved; bfloat16 for a shape), float32, ...
+        text: Score every token of an answer instead of label words.
+        extra_byte: Plan for MeZO with --extra_byte.
+        measure: Run two steps with random weights and compare.
+
+    Raises:
+        ValueError: A setting out of range.
+    """
+
+    model: str
+    gpu: str | None = None
+    batch: int = 16
+    length: int = 256
+    tune: str = "full"
+    dtype: str = "auto"
+    text: bool = False
+    extra_byte: bool = False
+    measure: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batch", "length"):
@@ -49,12 +63,13 @@ class PlanArguments:
 
 def plan(args: PlanArguments) -> None:
     """Print the table, what fits, and what to do next."""
+    set_verbosity_error()
     budget = None if args.gpu is None else read_bytes(args.gpu)
     config = read_config(args.model)
     case = Case(
         config, args.batch, args.length, _dtype(args, config), _device(budget), args.tune, args.extra_byte, args.text
     )
-    bar = tqdm(METHODS, desc="planning", unit="method", leave=False)
+    bar = tqdm(PLANNED, desc="planning", unit="method", leave=False)
     found = [footprint(case, method) for method in bar]
     size, name = found[0].parts["weights"], str(case.dtype).removeprefix("torch.")
     where = "a CPU (both sides of a probe in step)" if case.device == "cpu" else "a GPU"
@@ -119,7 +134,7 @@ def _print_table(found: Sequence[Footprint], budget: int | None) -> None:
     for f in found:
         cells = [f"{shown_bytes(f.parts[part]) if f.parts[part] else '-':>11}" for part in shown]
         fits = "" if budget is None else "  fits" if f.total <= budget - DRIVER else "  too large"
-        print("  ".join([f"{NAMES[f.method]:22}", *cells, f"{shown_bytes(f.total):>11}"]) + fits)
+        print("  ".join([f"{PLANNED[f.method]:22}", *cells, f"{shown_bytes(f.total):>11}"]) + fits)
 
 
 def _print_fit(args: PlanArguments, case: Case, found: Sequence[Footprint], budget: int) -> None:
@@ -131,9 +146,9 @@ def _print_fit(args: PlanArguments, case: Case, found: Sequence[Footprint], budg
     family = FAMILIES.get(case.config.model_type, {})
     if family:
         print(f"the largest {case.config.model_type} that fits, {args.batch} rows of {args.length} tokens:")
-    for method in METHODS if family else ():
+    for method in PLANNED if family else ():
         name, peak = largest(family, case, method, budget - DRIVER)
-        print(f"  {NAMES[method]:22}{name or 'none'}{f', {shown_bytes(peak)}' if name else ''}")
+        print(f"  {PLANNED[method]:22}{name or 'none'}{f', {shown_bytes(peak)}' if name else ''}")
 
 
 def largest(family: dict[str, Any], case: Case, method: str, budget: int) -> tuple[str | None, int]:
@@ -173,10 +188,10 @@ def _measure(case: Case, found: Sequence[Footprint]) -> None:
     for f in found:
         predicted, free = footprint(case, f.method).total, free_memory_bytes()
         if predicted > free:
-            print(f"  {NAMES[f.method]:22}not run: {shown_bytes(predicted)} needed, {shown_bytes(free)} free")
+            print(f"  {PLANNED[f.method]:22}not run: {shown_bytes(predicted)} needed, {shown_bytes(free)} free")
             continue
         measured = measured_peak(case, f.method)
         print(
-            f"  {NAMES[f.method]:22}predicted {shown_bytes(predicted):>9}  measured {shown_bytes(measured):>9}  "
+            f"  {PLANNED[f.method]:22}predicted {shown_bytes(predicted):>9}  measured {shown_bytes(measured):>9}  "
             f"{100 * (predicted / measured - 1):+.1f} %"
         )

@@ -16,13 +16,19 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from zerograd.cli.plan.allocations import Tracker
 from zerograd.core.optimizer import MeZO
-from zerograd.evaluation.bound_task import is_masked_lm
+from zerograd.core.perturb import planned
 from zerograd.evaluation.logprobs import candidate_scores, token_scores
-from zerograd.evaluation.packing import Part
+from zerograd.evaluation.packing import PackedBatch, pack, stack
+from zerograd.tasks import Query
+from zerograd.tasks.model_kind import is_masked_lm
+from zerograd.tasks.prompts import Example
 from zerograd.training.adapters import Tuning, apply_tuning
 
 DEMONSTRATIONS = 32  # of in-context learning, as in the paper
-METHODS = ("mezo", "icl", "ft", "ft-lora", "ft-prefix")
+PLANNED = {  # methods, and their names in the table
+    "mezo": "MeZO", "icl": "in context, 32 demos", "ft": "backprop, full, Adam", "ft-lora": "backprop, LoRA",
+    "ft-prefix": "backprop, prefix",
+}  # fmt: skip
 PARTS = ("weights", "gradients", "optimizer", "scratch", "activations", "logits", "cache")
 
 
@@ -107,27 +113,22 @@ def fake_model(case: Case, method: str, mode: FakeTensorMode) -> Any:
     return model
 
 
-def make_batch(case: Case, rows: int, length: int, device: Any) -> Part:
+def make_batch(case: Case, rows: int, length: int, device: Any) -> PackedBatch:
     """Rows of one length: two label words each, or with `text` every token scored."""
-    part = {
-        "input_ids": torch.full((rows, length), 5),
-        "attention_mask": torch.ones((rows, length), dtype=torch.long),
-    }
-    if case.text:
-        at = torch.arange(rows * length)
-        part |= {"read_rows": at // length, "read_columns": at % length, "slot": at, "token": torch.full_like(at, 5)}
-    else:
-        at = torch.arange(rows)
-        part |= {"read_rows": at, "read_columns": torch.full((rows,), length - 1), "target": at % 2}
-        part["label_ids"] = torch.tensor([5, 6])
-    return {key: value.to(device) for key, value in part.items()}
+    packed = [
+        pack(Example(i, {}, Query("", correct=(i % 2,)), [5] * length, [[5], [6]], ((length, None),)), "all")
+        if not case.text
+        else pack(Example(i, {}, Query(""), [5] * length, [[5]]), "text")
+        for i in range(rows)
+    ]
+    return stack(packed, 0, None if case.text else [5, 6]).to(device)
 
 
-def loss_of(case: Case, model: Any, part: Part) -> torch.Tensor:
+def loss_of(case: Case, model: Any, batch: PackedBatch) -> torch.Tensor:
     """The objective of such a batch."""
     if case.text:
-        return -token_scores(model, part).mean()
-    return F.cross_entropy(candidate_scores(model, part), part["target"])
+        return -token_scores(model, batch).mean()
+    return F.cross_entropy(candidate_scores(model, batch), batch.target)
 
 
 def context_of(case: Case) -> int:
@@ -145,8 +146,8 @@ def work_of(case: Case, method: str, model: Any) -> tuple[Callable[[], Any], lis
         return _mezo(case, model)
     if method == "icl":
         length = min(context_of(case), case.length * (DEMONSTRATIONS + 1))
-        part = make_batch(case, 1, length, model.device)
-        inputs = {"input_ids": part["input_ids"], "attention_mask": part["attention_mask"]}
+        batch = make_batch(case, 1, length, model.device)
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         keep = {} if is_masked_lm(case.config) else {"use_cache": True, "logits_to_keep": 1}
 
         def infer() -> Any:
@@ -160,17 +161,11 @@ def work_of(case: Case, method: str, model: Any) -> tuple[Callable[[], Any], lis
 def _mezo(case: Case, model: Any) -> tuple[Callable[[], Any], list[Any]]:
     optimizer = MeZO(model.named_parameters(), lr=1e-6, extra_byte=case.extra_byte)
     perturber, part = optimizer.perturber, make_batch(case, case.batch, case.length, model.device)
-    perturber.watching = False  # the first step looks at memory, which fake tensors do not have
-    perturber.in_step = case.device == "cpu"
-    factors = optimizer.prober.directions.probing(0, 0)
-
-    def loss(c: float) -> torch.Tensor:
-        with perturber.at(c):
-            return loss_of(case, model, part)
+    direction = optimizer.prober.directions.direction(0, 0, ())
 
     def step() -> None:
-        with torch.no_grad(), perturber.session(0, 0, factors):
-            perturber.evaluate(loss, (1e-3, -1e-3))
+        with torch.no_grad(), planned(perturber, case.device == "cpu"), perturber.session(direction):
+            perturber.losses([[lambda: loss_of(case, model, part)]], (1e-3, -1e-3))
 
     return step, [optimizer]
 

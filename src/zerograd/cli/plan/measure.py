@@ -21,7 +21,6 @@ def measured_peak(case: Case, method: str) -> int:
     step, kept = work_of(case, method, model)
     if method == "mezo":
         optimizer, part = kept[0], make_batch(case, case.batch, case.length, model.device)
-        optimizer.perturber.watching = True
 
         def step() -> None:
             optimizer.step(lambda: loss_of(case, model, part))

@@ -1,1 +1,70 @@
-"""Run a forward pass at theta + c z without disturbing theta."""
+"""Run a forward pass at theta + c z without disturbing theta: streamed, by snapshot, or in place.
+
+`make_perturber` chooses; `perturber` is the contract; `written` and `streaming` keep it. Streaming reads through
+`operations` (what an operation reads), `scratch` (the perturbed copies), `lockstep` (forwards side by side), `prefetch`
+and `offload` (weights in main memory). `first_step` is what only the first step needs.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from zerograd.core.parameters import Parameters
+from zerograd.core.perturb.perturber import Perturber
+from zerograd.core.perturb.prefetch import Prefetch
+from zerograd.core.perturb.streaming import Streaming
+from zerograd.core.perturb.written import InPlace, Snapshot
+from zerograd.noise import Noise
+from zerograd.noise.dispatch import without_memory
+
+PROBING = ("auto", "streamed", "snapshot", "in_place")
+SNAPSHOT_BYTES = 1 << 26  # "auto" keeps a copy of trainable tensors up to this size (64 MB), else streams
+
+
+def check_probing(probing: str) -> None:
+    """ValueError for an unknown way of probing."""
+    if probing not in PROBING:
+        raise ValueError(f"unknown probing {probing!r}; choose one of {', '.join(PROBING)}")
+
+
+def make_perturber(
+    parameters: Parameters, noise: Noise, probing: str = "auto", offload: torch.device | None = None
+) -> Perturber:
+    """The way of probing by its name.
+
+    Args:
+        parameters: The trainable tensors.
+        noise: The run's noise.
+        probing: "streamed", "snapshot", "in_place", or "auto": snapshot up to 64 MB of trainable tensors, then
+            streamed.
+        offload: The device of the forward passes, where large weights stay in main memory; None: where they lie.
+
+    Raises:
+        ValueError: Unknown `probing`, or one that cannot be with `offload`.
+    """
+    check_probing(probing)
+    prefetch = None if offload is None else Prefetch(offload)
+    if prefetch is not None and any(map(prefetch.holds, parameters.entries)):  # else what is tuned is on the device
+        if probing not in ("auto", "streamed"):
+            raise ValueError(f"weights in main memory are streamed to the device; probing={probing!r} cannot be")
+        return Streaming(parameters, noise, prefetch)
+    if probing == "in_place":
+        return InPlace(parameters.entries, noise)
+    if probing == "snapshot" or (probing == "auto" and parameters.nbytes <= SNAPSHOT_BYTES):
+        return Snapshot(parameters.entries, noise)
+    return Streaming(parameters, noise)
+
+
+@contextmanager
+def planned(perturber: Perturber, side_by_side: bool) -> Iterator[None]:
+    """Inside, a perturber works on tensors that have shapes and no memory (`zerograd plan`).
+
+    Args:
+        perturber: Of such tensors, which behave as if they lay on a CPU.
+        side_by_side: Whether forwards run in lockstep, as they do on a CPU, where it streams.
+    """
+    if isinstance(perturber, Streaming):
+        perturber.side_by_side, perturber.scratch.looks = side_by_side, False
+    with without_memory():
+        yield

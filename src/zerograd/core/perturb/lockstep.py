@@ -1,4 +1,4 @@
-"""`Lanes`: several forward passes in step on one thread, so that what all of them read is made once.
+"""`Lockstep`: several forward passes side by side on one thread, so that what all of them read is made once.
 
 A lane runs until it reads a weight, and waits. When every lane waits, those that wait for the same weight go on, one
 after the other, to their next read. Lanes are greenlets and not threads, because every thread that calls PyTorch gets
@@ -7,7 +7,6 @@ function modes), which is therefore taken from one and given to the next.
 """
 
 import contextvars
-import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -25,8 +24,6 @@ ATTENTION = (  # kinds of fused attention that are allowed, process-wide
     (torch._C._get_math_sdp_enabled, torch._C._set_sdp_use_math),
     (torch._C._get_cudnn_sdp_enabled, torch._C._set_sdp_use_cudnn),
 )
-
-_thread = threading.local()
 
 
 @dataclass
@@ -80,32 +77,29 @@ class _TorchState:
 @dataclass(eq=False)
 class _Lane:
     state: _TorchState
-    parent: "_Lane | None" = None
     green: greenlet | None = None
     result: Any = None
     error: BaseException | None = None
     done: bool = False
-    children: Sequence["_Lane"] = ()
     key: Hashable = None  # what it waits for
-    tag: Any = None
+    offset: Any = None
 
 
-class Lanes:
-    """Runs works in step; `meet` is called from inside them, `together` splits one of them further.
+class Lockstep:
+    """Runs works side by side; `wait_for` is called from inside them.
 
     Args:
-        leave: Called when the lanes that met have gone on: what was made for them can go.
+        release: Called when the lanes that waited together have gone on: what was made for them can go.
     """
 
-    def __init__(self, leave: Callable[[], None]) -> None:
-        self._leave, self._lanes, self._hub = leave, list[_Lane](), greenlet.getcurrent()
+    def __init__(self, release: Callable[[], None]) -> None:
+        self._release, self._lanes, self._hub = release, list[_Lane](), greenlet.getcurrent()
         self._running: _Lane | None = None
-        self._tags: list[Any] = []
+        self._offsets: list[Any] = []
         self._depth = torch._C._len_torch_dispatch_stack()
 
     def run(self, works: Sequence[Work[T]]) -> list[T]:
         """The works' results. What a work raises is raised here, after the others were closed."""
-        previous, _thread.lanes = current(), self
         state = _TorchState.take()
         try:
             lanes = [self._start(work, state) for work in works]
@@ -113,55 +107,33 @@ class Lanes:
                 pass
             return [lane.result for lane in lanes]
         finally:
-            _thread.lanes = previous
             for lane in self._lanes:
                 self._close(lane)
             self._lanes.clear()
-            self._leave()
+            self._release()
             state.put()
 
-    @property
-    def inside(self) -> bool:
-        """Whether a lane is running that can be put aside.
+    def wait_for(self, key: Hashable, offset: Any) -> list[Any]:
+        """Wait until all lanes wait; returns the offsets of those that are here for the same key, this one's included.
 
-        Not inside `torch.func` transforms, dispatch modes and inference mode of its own: they are not the thread's to
-        take.
+        Only this lane's, at once, where it cannot be put aside: inside `torch.func` transforms, dispatch modes and
+        inference mode of its own, which are not the thread's to take.
         """
-        return (
+        can_wait = (
             self._running is not None
             and not torch.is_inference_mode_enabled()
             and torch._C._len_torch_dispatch_stack() == self._depth
             and torch._C._functorch.peek_interpreter_stack() is None
         )
-
-    def meet(self, key: Hashable, tag: Any) -> list[Any]:
-        """Wait until all lanes wait; returns the tags of those that are here for the same key, this one's included.
-
-        Only this lane's, at once, where it cannot be put aside.
-        """
-        if not self.inside:
-            return [tag]
+        if not can_wait:
+            return [offset]
         assert self._running is not None
-        self._running.key, self._running.tag = key, tag
+        self._running.key, self._running.offset = key, offset
         self._hub.switch()
-        return self._tags
+        return self._offsets
 
-    def split(self, works: Sequence[Work[T]]) -> list[T]:
-        """From inside a lane: run works as lanes of their own, which start with its state; returns their results."""
-        lane = self._running
-        assert lane is not None
-        state = _TorchState.take()
-        state.put()
-        lane.children = children = [self._start(work, state, lane) for work in works]
-        self._hub.switch()
-        lane.children = ()
-        for child in children:
-            if child.error is not None:
-                raise child.error
-        return [child.result for child in children]
-
-    def _start(self, work: Work[Any], state: _TorchState, parent: _Lane | None = None) -> _Lane:
-        lane = _Lane(state, parent)
+    def _start(self, work: Work[Any], state: _TorchState) -> _Lane:
+        lane = _Lane(state)
 
         def body() -> None:
             try:
@@ -180,29 +152,21 @@ class Lanes:
 
     def _step(self) -> bool:
         """Let some lanes go on; False when all are done."""
-        ready = [x for x in self._lanes if not x.done and x.key is None and all(c.done for c in x.children)]
+        ready = [lane for lane in self._lanes if lane.key is None]
         if not ready:
-            waiting = [x for x in self._lanes if x.key is not None]
-            ready = [x for x in waiting if x.key == waiting[0].key]
-            self._tags = [x.tag for x in ready]
+            ready = [lane for lane in self._lanes if lane.key == self._lanes[0].key]
+            self._offsets = [lane.offset for lane in ready]
         for lane in ready:
-            if lane.done:  # closed by another's error
-                continue
             lane.key = None
             self._resume(lane)
-            if lane.error is not None and (lane.parent is None or not isinstance(lane.error, Exception)):
+            if lane.error is not None:
                 raise lane.error
-            if lane.error is not None and lane.parent is not None:  # raised where it was split
-                for other in lane.parent.children:
-                    self._close(other)
-        self._leave()
-        self._lanes = [x for x in self._lanes if not x.done]
+        self._release()
+        self._lanes = [lane for lane in self._lanes if not lane.done]
         return bool(self._lanes)
 
     def _close(self, lane: _Lane) -> None:
         """End a lane that is not done; its `finally` blocks run."""
-        for child in lane.children:
-            self._close(child)
         if lane.green and not lane.done:
             lane.state.put()
             lane.green.throw(GreenletExit)
@@ -221,16 +185,3 @@ class Lanes:
             if lane.done:  # no reference cycle must keep what the forward held until the next garbage collection
                 lane.green = None
                 lane.state.modes.clear()
-
-
-def current() -> Lanes | None:
-    """The lanes that run in this thread."""
-    return getattr(_thread, "lanes", None)
-
-
-def together(works: Sequence[Work[T]]) -> list[T]:
-    """The results of works that read the same weights: in step inside a probe that can share them, else in turn."""
-    lanes = current()
-    if lanes is None or len(works) < 2 or not lanes.inside:
-        return [work() for work in works]
-    return lanes.split(works)

@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from torch.overrides import _get_current_function_mode_stack
 
+from zerograd.core.device import OFFLOADED, exactly
+from zerograd.core.directions import Direction
 from zerograd.core.parameters import Parameters, Trainable
-from zerograd.core.perturb.prefetch import Stage, exactly, move_small
-from zerograd.core.perturb.scratch import Copies
+from zerograd.core.perturb.prefetch import Prefetch, move_small
+from zerograd.core.perturb.scratch import Scratch
 from zerograd.core.perturb.streaming import Reads
-from zerograd.core.places import DEVICE
 from zerograd.noise import Noise
 
 
@@ -26,17 +27,17 @@ def offload(model: Any, device: torch.device | str) -> None:
     device = exactly(device)
     move_small(model, device)
     everything = Parameters((name, p, 0) for name, p in model.named_parameters() if p.is_floating_point())
-    stage = Stage(device)
-    copies = Copies(Noise(0), everything.entries, stage, shared=False)
-    copies.along((0, 0), np.zeros(len(everything.entries)))
-    held = {key: entry for key, entry in everything.by_id.items() if stage.holds(entry)}
+    prefetch = Prefetch(device)
+    scratch = Scratch(Noise(0), everything.entries, prefetch, shared=False)
+    scratch.along(Direction((0, 0), np.zeros(len(everything.entries))))
+    held = {key: entry for key, entry in everything.by_id.items() if prefetch.holds(entry)}
     inner = model.get_base_model() if hasattr(model, "peft_config") else model
     for part in {id(m): m for m in (model, inner)}.values():  # generation calls the inner one
-        part.forward = _streamed(part.forward, held, copies, stage)
-        part.__dict__[DEVICE] = device
+        part.forward = _streamed(part.forward, held, scratch, prefetch)
+        part.__dict__[OFFLOADED] = device
 
 
-def _streamed(forward: Any, held: dict[int, Trainable], copies: Copies, stage: Stage) -> Any:
+def _streamed(forward: Any, held: dict[int, Trainable], scratch: Scratch, prefetch: Prefetch) -> Any:
     """A forward that reads what is held through the stage, but for what a probe hands out itself."""
 
     @functools.wraps(forward)
@@ -46,8 +47,8 @@ def _streamed(forward: Any, held: dict[int, Trainable], copies: Copies, stage: S
         if not rest:
             return forward(*args, **kwargs)
         if not probing:
-            stage.forget()  # an update may have changed what was fetched ahead
-        with torch.no_grad(), Reads(rest, copies, 0.0, read=set(), aliased=set(), spans=None):
+            prefetch.forget()  # an update may have changed what was fetched ahead
+        with torch.no_grad(), Reads(rest, scratch, 0.0):
             return forward(*args, **kwargs)
 
     return streamed

@@ -1,4 +1,4 @@
-"""`Stage`: weights that live in main memory, brought to the device when they are read, the next while one is used.
+"""`Prefetch`: weights that live in main memory, brought to the device when they are read, the next while one is used.
 
 What is read, and in which order, is learnt from the reads themselves, so this holds for any architecture. On a GPU the
 home is pinned and copies run on a stream of their own; with a CPU as the device the same code copies at once.
@@ -8,28 +8,20 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from zerograd.core.memory import free_host_bytes, shown_bytes
+from zerograd.core.device import exactly, free_host_bytes, shown_bytes
 from zerograd.core.parameters import Trainable
 
 LARGE = 1 << 20  # bytes; smaller tensors lie on the device
 PART = 24 << 20  # bytes of a copy; larger matrices are handled in parts, so that two copies stay below 64 MB
 SLOTS = 3  # what is used, what comes next, and what is on its way back
 
-Part = tuple[int, int]  # rows [first, last) of a tensor
-Piece = tuple[Trainable, Part | None]
+Rows = tuple[int, int]  # [first, last) of a tensor
+Piece = tuple[Trainable, Rows | None]
 Change = Callable[[torch.Tensor], None]  # of a piece, in place
 
 
-def exactly(device: torch.device | str) -> torch.device:
-    """A device with its number."""
-    device = torch.device(device)
-    if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", torch.cuda.current_device())
-    return device
-
-
 def move_small(model: torch.nn.Module, device: torch.device) -> None:
-    """Put what a stage does not hold on the device: buffers and small tensors; pin the large ones for a GPU.
+    """Put what it does not hold on the device: buffers and small tensors; pin the large ones for a GPU.
 
     Raises:
         MemoryError: Too little main memory to pin them.
@@ -56,7 +48,7 @@ def move_small(model: torch.nn.Module, device: torch.device) -> None:
                 tensor.data = tensor.data.to(device)
 
 
-class Stage:
+class Prefetch:
     """Buffers on the device for weights whose home is main memory.
 
     Args:
@@ -85,9 +77,9 @@ class Stage:
         """Bytes of the buffers."""
         return sum(b.nbytes for b in self._buffers if b is not None)
 
-    def bring(self, entry: Trainable, part: Part | None) -> torch.Tensor:
+    def bring(self, entry: Trainable, rows: Rows | None) -> torch.Tensor:
         """A tensor, or some of its rows, on the device, for the current stream; it lasts until the next call."""
-        piece = (entry, part)
+        piece = (entry, rows)
         if self._last is not None:
             self._after[self._last] = piece
         self._last = piece
@@ -122,8 +114,8 @@ class Stage:
         return tensor
 
     def _home(self, piece: Piece) -> torch.Tensor:
-        entry, part = piece
-        return entry.tensor.detach() if part is None else entry.tensor.detach()[slice(*part)]
+        entry, rows = piece
+        return entry.tensor.detach() if rows is None else entry.tensor.detach()[slice(*rows)]
 
     def _fetch(self, piece: Piece) -> None:
         home, slot = self._home(piece).contiguous(), self._next_slot

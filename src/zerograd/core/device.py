@@ -1,13 +1,41 @@
-"""Memory: the peak of this process, what is free, and amounts as people write them."""
+"""Where a model computes, and how much memory there is."""
 
 import os
 import re
 import resource
 import sys
+from typing import Any
 
 import torch
 
 UNITS = {"": 2**30, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+OFFLOADED = "_zerograd_device"  # attribute of a model whose weights stay in main memory
+
+
+def exactly(device: torch.device | str) -> torch.device:
+    """A device with its number."""
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def offloaded_to(model: Any) -> torch.device | None:
+    """The device that a model's weights are brought to; None where they lie there."""
+    for part in (model, getattr(model, "base_model", None)):
+        found: torch.device | None = getattr(part, "__dict__", {}).get(OFFLOADED)
+        if found is not None:
+            return found
+    return None
+
+
+def compute_device(model: Any) -> torch.device:
+    """Where inputs must be."""
+    found = offloaded_to(model)
+    if found is not None:
+        return found
+    first: torch.Tensor = next(model.parameters())
+    return first.device
 
 
 def peak_memory_bytes() -> int:

@@ -1,0 +1,78 @@
+"""What keeps a run whole: Ctrl-C waits for the end of a pass, files are whole or not there, errors name their cause."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+
+class ProbeError(RuntimeError):
+    """A forward that cannot be probed as asked: it writes to, never reads, or keeps views of a trainable tensor."""
+
+
+class OutOfMemoryError(MemoryError):
+    """A step that needed more memory than there is."""
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Deliver a SIGINT that arrives inside the block after it. Only the main thread receives signals in Python."""
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or previous is None:  # None: not Python's to change
+        yield
+        return
+    held: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        if held:
+            signal.raise_signal(held[0])
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file to write; it takes its name, and the place of an older one, only when the block ends without error."""
+    temporary = path.with_name(path.name + ".new")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with temporary.open("wb") as file:
+            yield file
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def memory_for(part: str, advice: str) -> Iterator[None]:
+    """Name the part of `zerograd plan` that an allocation inside the block belongs to, where it fails.
+
+    Args:
+        part: As the plan calls it, and what it is.
+        advice: What to do.
+
+    Raises:
+        OutOfMemoryError: Instead of PyTorch's own error; an inner block's name stands.
+    """
+    try:
+        yield
+    except OutOfMemoryError:
+        raise
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _named(part, advice, error) from error
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" not in str(error) and "not enough memory" not in str(error):
+            raise
+        raise _named(part, advice, error) from error
+
+
+def _named(part: str, advice: str, error: BaseException) -> OutOfMemoryError:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return OutOfMemoryError(f"out of memory for {part}: {first} {advice} `zerograd plan` shows what each part takes.")

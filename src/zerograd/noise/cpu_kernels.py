@@ -1,0 +1,203 @@
+"""The passes over memory as Numba kernels: what threads run, without Python, on the pieces of a job.
+
+A kernel gets one `JOB`, a record of numbers and of the addresses and sizes of arrays.
+"""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, cfunc, njit, types  # type: ignore[attr-defined]
+from numba.extending import intrinsic
+
+from zerograd.noise.cpu_half import (
+    from_bfloat16,
+    from_float16,
+    from_wide_bfloat16,
+    from_wide_float16,
+    to_bfloat16,
+    to_float16,
+    to_wide_bfloat16,
+    to_wide_float16,
+)
+from zerograd.noise.cpu_tiles import F32, GIVEN, LANES, U32, bits16, new_words, philox, total_tile
+from zerograd.noise.reference import ROUNDING_PROBE, TILE
+
+FLOAT32, BFLOAT16, FLOAT16 = 0, 1, 2
+RANGE, ROWS, MANY = 0, 1, 2  # what a piece counts: elements, rows, or tensors one after the other
+ARRAYS = (  # each an address and a number of elements, 0 and 0 for none
+    "bounds", "counter", "out", "out_minus", "x", "given", "extra_byte", "rows", "ends", "tensors", "scales", "steps",
+    "probes", "coefficients", "table", "groups", "first", "second", "sums", "squares",
+)  # fmt: skip
+JOB = np.dtype(
+    [(field, np.int64) for name in ARRAYS for field in (name, f"{name}_size")]
+    + [(name, np.int64) for name in ("base", "mode", "kind", "stochastic", "dtype")]
+    + [(name, np.uint32) for name in ("key0", "key1", "tensor", "step", "probe", "rounding")]
+    + [(name, np.float32) for name in ("decay", "scale", "scale_minus", "rate", "delta")],
+    align=True,
+)
+
+
+@intrinsic
+def _pointer(typing_context: Any, address: Any) -> Any:
+    """An integer as a pointer."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(address), code
+
+
+@intrinsic
+def _add_one(typing_context: Any, address: Any) -> Any:
+    """Add 1 to the int64 at an address, atomically; returns what it was."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", pointer, ir.Constant(ir.IntType(64), 1), "monotonic")
+
+    return types.int64(address), code
+
+
+@njit(nogil=True, cache=True)
+def _array(address, size, dtype):
+    return carray(_pointer(address), (size,), dtype)  # type: ignore[call-arg]
+
+
+@njit(nogil=True, cache=True)
+def _next_piece(job):
+    """(lo, hi) of a piece that no thread has yet; lo = hi where none is left."""
+    piece = _add_one(job.counter)  # type: ignore[call-arg, var-annotated]
+    bounds = _array(job.bounds, job.bounds_size, np.int64)
+    if piece >= bounds.size - 1:
+        return 0, 0
+    return bounds[piece], bounds[piece + 1]
+
+
+@njit(nogil=True, cache=True)
+def _load(values, x, byte, decay, dtype):
+    """values = decay * x, in float32. 16-bit floats are held as uint16."""
+    if dtype == FLOAT32:
+        for i in range(x.size):
+            values[i] = x[i]
+    elif byte.size and dtype == BFLOAT16:
+        from_wide_bfloat16(values, x, byte)
+    elif byte.size:
+        from_wide_float16(values, x, byte)
+    elif dtype == BFLOAT16:
+        from_bfloat16(values, x)
+    else:
+        from_float16(values, x)
+    for i in range(x.size):
+        values[i] = values[i] * decay
+
+
+@njit(nogil=True, cache=True)
+def _store(out, byte, values, scale, add, sums, draws, stochastic, dtype):
+    """out = values + scale * add, rounded to its dtype."""
+    if dtype == FLOAT32:
+        for i in range(out.size):
+            out[i] = values[i] + scale * add[i]
+        return
+    for i in range(out.size):
+        sums[i] = values[i] + scale * add[i]
+    if byte.size and dtype == BFLOAT16:
+        to_wide_bfloat16(out, byte, sums, draws)
+    elif byte.size:
+        to_wide_float16(out, byte, sums, draws)
+    elif dtype == BFLOAT16:
+        to_bfloat16(out, sums, draws, stochastic)
+    else:
+        to_float16(out, sums, draws, stochastic)
+
+
+@njit(nogil=True, cache=True)
+def _range(out, out_minus, x, lo, hi, base, z, moments, given, scales, byte, decay, stochastic, rounding, dtype):
+    """Local elements [lo, hi) of arrays; `base` is the tensor's element number of local element 0.
+
+    A tile is read into a buffer of its own first: where `out` is `x`, a loop over both would not be vectorised.
+    """
+    total, work = np.empty(TILE, F32), np.empty((2, TILE if moments[0].size else 0), F32)
+    values, sums, draws = np.empty(TILE, F32), np.empty(TILE, F32), np.empty(TILE if stochastic else 0, U32)
+    words = new_words()
+    for tile in range((base + lo) // TILE, (base + hi + TILE - 1) // TILE):
+        start = tile * TILE - base
+        a, b = max(start, lo), min(start + TILE, hi)
+        add, draw = total[a - start : b - start], draws[a - start : b - start]
+        if z[0] == GIVEN:
+            add[:] = given[a:b]
+        else:
+            total_tile(total, work, words, tile, z, moments)
+        if stochastic:
+            philox(words, LANES, U32(tile * LANES), z[3], rounding, U32(ROUNDING_PROBE), z[1], z[2])
+            bits16(draws, words)
+        _load(values, x[a:b], byte[a:b], decay, dtype)
+        if out_minus.size:
+            _store(out_minus[a:b], byte[:0], values, scales[1], add, sums, draw, stochastic, dtype)
+        _store(out[a:b], byte[a:b], values, scales[0], add, sums, draw, stochastic, dtype)
+
+
+@njit(nogil=True, cache=True)
+def _run(job, element):
+    """Pieces of a job until none is left; `element`: float32, or uint16 for 16 bits."""
+    out, minus = _array(job.out, job.out_size, element), _array(job.out_minus, job.out_minus_size, element)
+    x, given = _array(job.x, job.x_size, element), _array(job.given, job.given_size, F32)
+    byte, rows = _array(job.extra_byte, job.extra_byte_size, np.int8), _array(job.rows, job.rows_size, np.int64)
+    ends, tensors = _array(job.ends, job.ends_size, np.int64), _array(job.tensors, job.tensors_size, U32)
+    scales, table = _array(job.scales, job.scales_size, F32), _array(job.table, job.table_size, F32)
+    steps, probes = _array(job.steps, job.steps_size, U32), _array(job.probes, job.probes_size, U32)
+    coefficients = _array(job.coefficients, job.coefficients_size, F32)
+    groups, first = _array(job.groups, job.groups_size, np.int64), _array(job.first, job.first_size, F32)
+    moments = (groups, first, _array(job.second, job.second_size, F32), job.rate, job.delta)
+    z = (job.kind, job.key0, job.key1, job.tensor, steps, probes, coefficients, table)
+    rest = (byte, job.decay, job.stochastic != 0, job.rounding, job.dtype)
+    pair = (job.scale, job.scale_minus)
+    while True:
+        lo, hi = _next_piece(job)
+        if lo == hi:
+            return
+        if job.mode == RANGE:
+            _range(out, minus, x, lo, hi, job.base, z, moments, given, pair, *rest)
+        elif job.mode == ROWS:
+            width = out.size // rows.size
+            for r in range(lo, hi):
+                at, a, b = rows[r] * width, r * width, (r + 1) * width
+                ours = (out[a:b], minus[a:b], x[at : at + width], 0, width, at)
+                _range(*ours, z, moments, given[a:b], pair, *rest)
+        else:
+            for t in range(lo, hi):
+                a, b = (ends[t - 1] if t else 0), ends[t]
+                one = (job.kind, job.key0, job.key1, tensors[t], steps, probes, coefficients, table)
+                both = (scales[t], scales[(ends.size if minus.size else 0) + t])
+                _range(out[a:b], minus[a:b], x[a:b], 0, b - a, 0, one, moments, given, both, *rest)
+
+
+@cfunc("void(voidptr)", cache=True)
+def run_float32(data):
+    """Pieces of a job on float32 memory."""
+    _run(carray(data, (1,), JOB)[0], F32)
+
+
+@cfunc("void(voidptr)", cache=True)
+def run_16_bits(data):
+    """Pieces of a job on bfloat16 or float16 memory."""
+    _run(carray(data, (1,), JOB)[0], np.uint16)
+
+
+@cfunc("void(voidptr)", cache=True)
+def run_squares(data):
+    """Sums of squares: a piece is a range of elements, and its sum goes to the place of its beginning's tile."""
+    job = carray(data, (1,), JOB)[0]
+    sums, squares = _array(job.sums, job.sums_size, np.int64), _array(job.squares, job.squares_size, np.int64)
+    words, draws = new_words(), np.empty(TILE, U32)
+    while True:
+        lo, hi = _next_piece(job)
+        if lo == hi:
+            return
+        for tile in range(lo // TILE, (hi + TILE - 1) // TILE):
+            philox(words, LANES, U32(tile * LANES), job.tensor, job.step, job.probe, job.key0, job.key1)
+            bits16(draws, words)
+            total = np.int64(0)
+            for e in range(min(TILE, hi - tile * TILE)):
+                total += squares[draws[e]]
+            sums[tile] = total
