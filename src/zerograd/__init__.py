@@ -1,7 +1,7 @@
 """zerograd: fine-tune language models with forward passes only (MeZO, arXiv 2305.17333).
 
-Every public name, beside the modules `zerograd.estimators`, `zerograd.updates` and `zerograd.schedules`. Nothing is
-imported before it is used: `MeZO`, `StepLog` and `replay` need torch alone, the Trainer's names transformers.
+Every public name, and nothing else. A name is imported when it is first used: `MeZO`, `StepLog` and `replay` need torch
+alone, those of the Trainer transformers too.
 """
 
 from importlib import import_module
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from zerograd import updates as updates
     from zerograd.cli.compare.runner import CompareArguments as CompareArguments
     from zerograd.cli.compare.runner import compare as compare
+    from zerograd.core.header import LogError as LogError
     from zerograd.core.optimizer import MeZO as MeZO
     from zerograd.core.optimizer import NonFiniteLossError as NonFiniteLossError
     from zerograd.core.perturb.offload import offload as offload
     from zerograd.core.replay import replay as replay
     from zerograd.core.scales import Expectation as Expectation
     from zerograd.core.scales import Variance as Variance
-    from zerograd.core.steplog import LogError as LogError
     from zerograd.core.steplog import StepLog as StepLog
     from zerograd.tasks import Task as Task
     from zerograd.tasks import get_task as get_task
@@ -35,6 +35,31 @@ if TYPE_CHECKING:
     from zerograd.training.trainer import MeZOTrainer as MeZOTrainer
 
 __version__ = "0.1.0"
+HOMES = {
+    "CompareArguments": "cli.compare.runner",
+    "Expectation": "core.scales",
+    "LogError": "core.header",
+    "MeZO": "core.optimizer",
+    "MeZOArguments": "training.config",
+    "MeZOConfig": "training.config",
+    "MeZOMixin": "training.trainer",
+    "MeZOTrainer": "training.trainer",
+    "NonFiniteLossError": "core.optimizer",
+    "SplitSizes": "tasks.data",
+    "StepLog": "core.steplog",
+    "Task": "tasks",
+    "Tuning": "training.adapters",
+    "Variance": "core.scales",
+    "apply_tuning": "training.adapters",
+    "compare": "cli.compare.runner",
+    "demo_folder": "training.models",
+    "get_task": "tasks",
+    "load_model": "training.models",
+    "load_splits": "tasks.data",
+    "offload": "core.perturb.offload",
+    "replay": "core.replay",
+}
+MODULES = ("estimators", "schedules", "updates")
 __all__ = [
     "CompareArguments",
     "Expectation",
@@ -59,31 +84,6 @@ __all__ = [
     "offload",
     "replay",
 ]
-HOMES = {
-    "CompareArguments": "cli.compare.runner",
-    "Expectation": "core.scales",
-    "LogError": "core.steplog",
-    "MeZO": "core.optimizer",
-    "MeZOArguments": "training.config",
-    "MeZOConfig": "training.config",
-    "MeZOMixin": "training.trainer",
-    "MeZOTrainer": "training.trainer",
-    "NonFiniteLossError": "core.optimizer",
-    "SplitSizes": "tasks.data",
-    "StepLog": "core.steplog",
-    "Task": "tasks",
-    "Tuning": "training.adapters",
-    "Variance": "core.scales",
-    "apply_tuning": "training.adapters",
-    "compare": "cli.compare.runner",
-    "demo_folder": "training.models",
-    "get_task": "tasks",
-    "load_model": "training.models",
-    "load_splits": "tasks.data",
-    "offload": "core.perturb.offload",
-    "replay": "core.replay",
-}
-MODULES = ("estimators", "schedules", "updates")
 
 
 def __getattr__(name: str) -> Any:
@@ -95,4 +95,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *MODULES})
+    return [*__all__, *MODULES, "__version__"]
