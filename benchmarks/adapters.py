@@ -26,7 +26,7 @@ def ratios(tune: str, batches: list) -> list[float]:
     for i, batch in enumerate([batches[0], *batches]):
         work = [
             lambda b=batch: optimizer.step(lambda: cross_entropy(model, b)),
-            lambda b=batch: [plain_forward(model, b["parts"]) for _ in range(2)],
+            lambda b=batch: [plain_forward(model, b.parts) for _ in range(2)],
         ]
         times = {j: timed(work[j]) for j in ((0, 1) if i % 2 else (1, 0))}
         if i:

@@ -34,8 +34,8 @@ def rows_of(task: str, data: Path, count: int) -> list[dict[str, Any]]:
 def plain_scores(model: Any, example: Example) -> list[float]:
     """Every candidate's whole text by itself, as the reference scores it."""
     scores = []
-    for branch in example.branches:
-        ids = torch.tensor([example.prefix + branch])
+    for continuation in example.continuations:
+        ids = torch.tensor([example.context + continuation])
         logs = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
         chosen = logs[torch.arange(len(logs)), ids[0, 1:]]
         scores.append(float(chosen[example.spans[0][0] - 1 :].mean()))
@@ -45,7 +45,7 @@ def plain_scores(model: Any, example: Example) -> list[float]:
 @torch.no_grad()
 def plain_answer(model: Any, side: BoundTask, example: Example) -> str:
     """Greedy generation of one prompt, as the reference does it."""
-    ids = torch.tensor([example.prefix])
+    ids = torch.tensor([example.context])
     newline = side.prompter.tokenizer.convert_tokens_to_ids("\n")
     made = model.generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=side.task.max_new_tokens,
@@ -78,8 +78,8 @@ def measure(task: str, model: Any, tokenizer: Any, data: Path, count: int) -> st
         )
         same = sum(p.predicted == row.index(max(row)) for p, row in zip(predictions, scores, strict=True))
         difference = f"{worst:.1e}"
-    candidates = sum(len(e.branches) for e in examples) / len(examples)
-    length = sum(len(e.prefix) for e in examples) / len(examples)
+    candidates = sum(len(e.continuations) for e in examples) / len(examples)
+    length = sum(len(e.context) for e in examples) / len(examples)
     return (
         f"| {task} | {len(examples)} | {length:.0f} | {candidates:.1f} | {theirs:.1f} | {ours:.1f} | "
         f"{theirs / ours:.1f} | {ASKED[task]} | {difference} | {same} of {len(examples)} |"

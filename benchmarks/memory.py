@@ -56,8 +56,7 @@ def measure(shape: str, method: str, dtype: torch.dtype) -> int:
     model = apply_tuning(model, Tuning(tune=tune or "full"), masked=False, seed=0)
     ids = torch.randint(4, 50_000, (LENGTH,), generator=torch.Generator().manual_seed(0)).tolist()
     example = Example(0, {}, Query("", ("", ""), (0,)), ids, [[label] for label in LABELS], ((LENGTH, None),))
-    batch = collate([example], 1, label_ids=LABELS)
-    batch["parts"] = [{k: v.to(model.device) for k, v in part.items()} for part in batch["parts"]]
+    batch = collate([example], 1, label_ids=LABELS).to(model.device)
     if kind == "mezo":
         optimizer: Any = MeZO(model.named_parameters(), lr=1e-7)
     elif kind == "adam":

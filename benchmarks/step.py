@@ -12,7 +12,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from algorithm1 import padded_loss, perturb_, step_
 from zerograd import MeZO
 from zerograd.evaluation.logprobs import candidate_scores
 from zerograd.evaluation.losses import cross_entropy
-from zerograd.evaluation.packing import collate, lay_out, make_part
+from zerograd.evaluation.packing import Batch, PackedBatch, collate, pack, stack
 from zerograd.noise import Noise, Terms
 from zerograd.tasks import Query
 from zerograd.tasks.prompts import Example
@@ -47,20 +47,22 @@ def make_batches(lengths: list[int], size: int) -> list[list[Example]]:
     examples = []
     for i, n in enumerate(lengths):
         ids = torch.randint(4, 50_000, (n,), generator=generator).tolist()
-        branches = [[label] for label in LABELS]
-        examples.append(Example(i, {}, Query("", ("", ""), (i % 2,)), ids, branches, ((n, None),)))
+        examples.append(Example(i, {}, Query("", ("", ""), (i % 2,)), ids, [[x] for x in LABELS], ((n, None),)))
     return [examples[i : i + size] for i in range(0, len(examples), size)]
 
 
-def micro_batches(examples: list[Example]) -> dict[str, Any]:
+def micro_batches(examples: list[Example]) -> Batch:
     """As training cuts them."""
     return collate(examples, 1, label_ids=LABELS)
 
 
 def padded(examples: list[Example]) -> dict[str, torch.Tensor]:
     """All examples in one padded batch, as the reference has them."""
-    part = make_part([lay_out(e) for e in examples], 1)
-    return {**part, "positions": part["read_columns"], "labels": part["target"]}
+    batch = stack([pack(e) for e in examples], 1)
+    return {
+        "input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "positions": batch.logit_column,
+        "labels": batch.target,
+    }  # fmt: skip
 
 
 def timed(work: Callable[[], Any]) -> float:
@@ -70,7 +72,7 @@ def timed(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def plain_forward(model: Any, parts: list[dict[str, torch.Tensor]]) -> None:
+def plain_forward(model: Any, parts: Sequence[PackedBatch]) -> None:
     """The forward passes of the micro-batches, weights as they are, label words only."""
     with torch.no_grad():
         for part in parts:
@@ -111,9 +113,9 @@ def step_rows(model: Any, batches: list[list[Example]]) -> dict[str, str]:
     labels = torch.tensor(LABELS)
     for i, examples in enumerate([batches[0], *batches]):
         cut, batch = micro_batches(examples), padded(examples)
-        parts = cut["parts"]
-        lengths = sorted({len(e.prefix) for e in examples})
-        single = [micro_batches([e for e in examples if len(e.prefix) == n])["parts"][0] for n in lengths]
+        parts = cut.parts
+        lengths = sorted({len(e.context) for e in examples})
+        single = [micro_batches([e for e in examples if len(e.context) == n]).parts[0] for n in lengths]
         row = {
             "step": timed(lambda b=cut: optimizer.step(lambda: cross_entropy(model, b))),
             "signs": timed(lambda b=cut: signs.step(lambda: cross_entropy(model, b))),
@@ -158,7 +160,7 @@ def memory_rows(model: Any, examples: list[Example]) -> dict[str, str]:
         warm.step(lambda: small(torch.ones(1, 1200, dtype=model.dtype)).float().sum())
     optimizer = MeZO(model.named_parameters(), lr=1e-7, probing="streamed")
     batch = micro_batches(examples)
-    parts = batch["parts"]
+    parts = batch.parts
     plain_forward(model, parts)
     inference = peak_mb(lambda: [plain_forward(model, parts) for _ in range(3)])
     training = peak_mb(lambda: [optimizer.step(lambda: cross_entropy(model, batch)) for _ in range(3)])

@@ -2,18 +2,23 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from architectures import same, state
-from zerograd.cli.main import main
+from zerograd.cli.arguments import DataArguments
+from zerograd.cli.main import COMMANDS, _given, _load, _parameters, main
 from zerograd.core.steplog import StepLog
+from zerograd.training.adapters import Tuning
+from zerograd.training.config import MeZOConfig
 from zerograd.training.models import demo_folder, load_model
 
 SMALL = "--num_train 64 --num_dev 40 --num_test 50 --use_cpu true --disable_tqdm true"
@@ -105,39 +110,36 @@ def test_a_second_run_in_the_same_folder(trained: Path, capsys: Any) -> None:
     assert "has learning_rate 0.0001, this command asks for 0.001" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("line", "status", "words"),
-    [
-        ("", 2, "usage: zerograd"),
-        ("trian", 2, "did you mean 'train'"),
-        ("train --task sst", 1, "unknown task 'sst'; did you mean 'sst2'"),
-        ("train --model /nowhere/at/all", 1, "cannot load model '/nowhere/at/all'"),
-        ("eval --model {empty}", 1, "does not hold a usable model"),
-        ("train --data {empty}", 1, "there is no"),
-        ("train --data {columns}", 1, "no column 'sentence'.*its columns are text, label"),
-        ("train --data {blank}", 1, "is empty"),
-        ("train --data {labels}", 1, "row 1 .* has label 7 in column 'label'; the task knows 0 .terrible., 1 .great."),
-        ("train --data {broken}", 1, "is not JSON lines"),
-        ("train --data {null}", 1, "row 1 of .* has None in column 'sentence'"),
-        ("train --data {single}", 1, "has 1 training row"),
-        ("train --eps 0", 1, "eps must be positive"),
-        ("train --eps -1", 1, "eps must be positive"),
-        ("train --fp16 true", 1, "load the model in float16"),
-        ("train --dtype int8", 1, "unknown dtype 'int8'"),
-        ("train --probing stream", 1, "unknown probing 'stream'"),
-        ("train --distribution uniform", 1, "unknown distribution 'uniform'"),
-        ("train --num_train 0", 1, "num_train must be at least 1, got 0"),
-        ("eval --log {missing}", 1, "no step log at"),
-        ("eval --log {text}", 1, "not a zerograd step log"),
-        ("eval --predictions {missing}/x.jsonl --num_test 4", 1, "missing.*does not exist"),
-        ("replay --log {text} --output_dir {new}", 1, "not a zerograd step log"),
-        ("train --output_dir {text}", 1, "is a file"),
-        ("replay --log {text} --output_dir {text}", 1, "is a file"),
-    ],
-)
-def test_mistakes(line: str, status: int, words: str, tmp_path: Path, capsys: Any) -> None:
-    import re
+MISTAKES = [
+    ("", 2, "usage: zerograd"),
+    ("trian", 2, "did you mean 'train'"),
+    ("train --task sst", 1, "unknown task 'sst'; did you mean 'sst2'"),
+    ("train --model /nowhere/at/all", 1, "cannot load model '/nowhere/at/all'"),
+    ("eval --model {empty}", 1, "does not hold a usable model"),
+    ("train --data {empty}", 1, "there is no"),
+    ("train --data {columns}", 1, "no column 'sentence'.*its columns are text, label"),
+    ("train --data {blank}", 1, "is empty"),
+    ("train --data {labels}", 1, "row 1 .* has label 7 in column 'label'; the task knows 0 .terrible., 1 .great."),
+    ("train --data {broken}", 1, "is not JSON lines"),
+    ("train --data {null}", 1, "row 1 of .* has None in column 'sentence'"),
+    ("train --data {single}", 1, "has 1 training row"),
+    ("train --eps 0", 1, "eps must be positive"),
+    ("train --eps -1", 1, "eps must be positive"),
+    ("train --fp16 true", 1, "load the model in float16"),
+    ("train --dtype int8", 1, "unknown dtype 'int8'"),
+    ("train --probing stream", 1, "unknown probing 'stream'"),
+    ("train --distribution uniform", 1, "unknown distribution 'uniform'"),
+    ("train --num_train 0", 1, "num_train must be at least 1, got 0"),
+    ("eval --log {missing}", 1, "no step log at"),
+    ("eval --log {text}", 1, "not a zerograd step log"),
+    ("eval --predictions {missing}/x.jsonl --num_test 4", 1, "missing.*does not exist"),
+    ("replay --log {text} --output_dir {new}", 1, "not a zerograd step log"),
+    ("train --output_dir {text}", 1, "is a file"),
+    ("replay --log {text} --output_dir {text}", 1, "is a file"),
+]
 
+
+def test_mistakes(tmp_path: Path, capsys: Any) -> None:
     good = '{"sentence": "a fine film", "label": 1}\n'
     rows = {
         "empty": None,
@@ -156,14 +158,44 @@ def test_mistakes(line: str, status: int, words: str, tmp_path: Path, capsys: An
     (tmp_path / "text").write_text("not a log at all, but long enough")
     paths = {name: tmp_path / name for name in (*rows, "missing", "text", "new")}
     before = sorted(p.name for p in tmp_path.iterdir())
-    text = line.format(**paths)
-    if line.startswith("train") and "--output_dir" not in line:
-        text += f" --max_steps 2 --use_cpu true --disable_tqdm true --output_dir {tmp_path / 'run'}"
-    assert zerograd(text) == status
-    printed = capsys.readouterr()
-    assert re.search(words, printed.err + printed.out, re.DOTALL)
-    assert "Traceback" not in printed.err
-    assert sorted(p.name for p in tmp_path.iterdir()) == before  # nothing half-written
+    for line, status, words in MISTAKES:
+        text = line.format(**paths)
+        if line.startswith("train") and "--output_dir" not in line:
+            text += f" --max_steps 2 --use_cpu true --disable_tqdm true --output_dir {tmp_path / 'run'}"
+        assert zerograd(text) == status, line
+        printed = capsys.readouterr()
+        assert re.search(words, printed.err + printed.out, re.DOTALL), line
+        assert "Traceback" not in printed.err, line
+        assert sorted(p.name for p in tmp_path.iterdir()) == before, line  # nothing half-written
+
+
+def test_the_old_name_of_a_command(capsys: Any) -> None:
+    assert zerograd("probe --task sst2") == 2
+    assert "'probe' is now called 'linear-probe'" in capsys.readouterr().err
+
+
+def test_every_command_of_the_table_can_be_called(capsys: Any) -> None:
+    """Its function is there, and each of its parameters is a dataclass of flags or something that was typed."""
+    for name, command in COMMANDS.items():
+        with pytest.raises(SystemExit) as stopped:
+            zerograd(f"{name} --help")
+        assert stopped.value.code == 0
+        out = capsys.readouterr().out
+        assert f"usage: zerograd {name}" in out
+        for parameter, kind in _parameters(_load(command.function)).items():
+            if is_dataclass(kind):
+                assert all(f"--{f.name}" in out for f in fields(kind) if f.init), name
+            else:
+                assert parameter == "given" or (parameter == "operands" and command.operands is not None)
+
+
+def test_what_was_typed_is_told_from_defaults() -> None:
+    kinds = [DataArguments, Tuning, MeZOConfig]
+    assert _given("train", [], kinds) == {}
+    line = "--num_dev 5 --stop newline --untie --lr-scheduler-type linear"
+    assert list(_given("train", line.split(), kinds).items()) == [
+        ("num_dev", 5), ("stop", "newline"), ("untie", True), ("lr_scheduler_type", "linear"),
+    ]  # fmt: skip
 
 
 def test_an_unknown_option_is_answered_by_the_nearest(capsys: Any) -> None:
@@ -189,13 +221,14 @@ def test_help_lists_every_flag(capsys: Any) -> None:
         assert flag in out
 
 
-def start(folder: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "zerograd.cli.main", "train", *f"{SMALL} --max_steps 400".split()]
-    settings = ["--per_device_train_batch_size", "4", "--learning_rate", "1e-4", "--output_dir", str(folder)]
+LONG = f"train {SMALL} --max_steps 120 --per_device_train_batch_size 4 --learning_rate 1e-4"
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "zerograd.cli.main", *LONG.split(), "--output_dir", str(folder), "--resume"]
     return subprocess.Popen(
-        [*command, *settings, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
 
 
 def wait_for_steps(folder: Path, steps: int, process: subprocess.Popen[str]) -> None:
@@ -204,32 +237,34 @@ def wait_for_steps(folder: Path, steps: int, process: subprocess.Popen[str]) -> 
         log = folder / "steps.zlog"
         if log.exists() and len(StepLog.read(log).steps) >= steps:
             return
-        time.sleep(0.02)
+        time.sleep(0.005)
     pytest.fail(f"no step {steps}: {process.communicate()[1]}")
 
 
 def test_killed_interrupted_and_resumed_runs_end_in_the_same_bits(tmp_path: Path) -> None:
-    """SIGKILL twice and Ctrl-C once; `benchmarks/kill.py` does it twenty times."""
+    """SIGKILL, then Ctrl-C, then to the end; `benchmarks/kill.py` kills twenty times."""
     whole, run = tmp_path / "whole", tmp_path / "run"
-    assert start(whole).wait() == 0
-    for steps, number in ((3, signal.SIGKILL), (130, signal.SIGINT), (230, signal.SIGKILL)):
-        process = start(run, "--resume")
+    assert zerograd(LONG, "--output_dir", whole) == 0
+    for steps, number in ((3, signal.SIGKILL), (40, signal.SIGINT)):
+        process = start(run)
         wait_for_steps(run, steps, process)
         process.send_signal(number)
-        out, err = process.communicate()
-        assert process.returncode in (-signal.SIGKILL, 130)
+        _, err = process.communicate()
+        assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)
         if number == signal.SIGINT:
             assert "interrupted" in err
             assert "--resume" in err
             assert "Traceback" not in err
-    assert start(run, "--resume").wait() == 0
+    assert 40 <= len(StepLog.read(run / "steps.zlog").steps) < 120
+    assert zerograd(LONG, "--output_dir", run, "--resume") == 0
     assert (run / "steps.zlog").read_bytes() == (whole / "steps.zlog").read_bytes()
     assert same(load_model(str(run), "auto")[0], state(load_model(str(whole), "auto")[0]))
 
 
 @pytest.mark.real
 def test_masked_model_through_the_command(minilm: Path, shared: Path, tmp_path: Path) -> None:
-    line = f"train --task sst2 --max_steps 3 --per_device_train_batch_size 4 {SMALL} --learning_rate 1e-5"
+    rows = "--num_train 16 --num_dev 8 --num_test 8 --use_cpu true --disable_tqdm true"
+    line = f"train --task sst2 --max_steps 3 --per_device_train_batch_size 4 {rows} --learning_rate 1e-5"
     where = ["--model", minilm, "--data", shared / "data" / "sst2", "--output_dir", tmp_path / "run"]
     assert zerograd(line, *where) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -244,7 +279,7 @@ def test_masked_model_through_the_command(minilm: Path, shared: Path, tmp_path: 
 def test_a_probe_is_a_start(tmp_path: Path, capsys: Any) -> None:
     """The probed model is saved, evaluates alike, trains on, and the log replays onto it."""
     probed, trained = tmp_path / "probed", tmp_path / "trained"
-    assert zerograd(f"probe {EVAL}", "--output_dir", probed) == 0
+    assert zerograd(f"linear-probe {EVAL}", "--output_dir", probed) == 0
     said = capsys.readouterr().out
     after = float(said.split("%")[1].split("->")[1])
     assert f"train --model {probed} --num_train 64" in said
@@ -254,7 +289,7 @@ def test_a_probe_is_a_start(tmp_path: Path, capsys: Any) -> None:
     assert zerograd("replay", "--model", probed, "--log", trained / "steps.zlog", "--output_dir", tmp_path / "again",
                     "--step", results["selected_step"]) == 0  # fmt: skip
     assert same(load_model(str(tmp_path / "again"), "auto")[0], state(load_model(str(trained), "auto")[0]))
-    assert zerograd(f"probe {EVAL}", "--output_dir", probed) == 1
+    assert zerograd(f"linear-probe {EVAL}", "--output_dir", probed) == 1
     assert "is not empty" in capsys.readouterr().err
 
 
@@ -290,22 +325,22 @@ def test_schedules_that_need_the_length_of_the_run(tmp_path: Path) -> None:
     assert [bool(s.d) for s in steps] == [t % 4 == 0 for t in range(10)]  # 16 rows, batches of 4
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ("--estimator two-sided", "unknown estimator 'two-sided'"),
-        ("--update adm", "did you mean 'adam'"),
-        ("--update adam:beta2=2", "between 0 and 1"),
-        ("--scaling variance:by=size", "cannot scale by 'size'"),
-        ("--probe_schedule sometimes", "unknown schedule of probes 'sometimes'"),
-        ("--rank 1000", "rank 1000 is above that of"),
-        ("--blocks 99", "cannot move 99 blocks"),
-        ("--distribution sphere --rank 2", "low rank are gaussian or rademacher"),
-        ("--num_probes 0", "must be 1 to 65535, got 0"),
-        ("--eps 0", "eps must be positive"),
-    ],
-)
-def test_methods_that_cannot_be(tmp_path: Path, capsys: Any, flags: str, message: str) -> None:
-    assert zerograd(f"train {TRAIN} {flags}", "--output_dir", tmp_path / "run") == 1
-    assert message in capsys.readouterr().err
-    assert not list(tmp_path.glob("run/*.zlog")) or not StepLog.read(tmp_path / "run" / "steps.zlog").steps
+def test_methods_that_cannot_be(tmp_path: Path, capsys: Any) -> None:
+    for number, (flags, message) in enumerate(
+        {
+            "--estimator two-sided": "unknown estimator 'two-sided'",
+            "--update adm": "did you mean 'adam'",
+            "--update adam:beta2=2": "between 0 and 1",
+            "--scaling variance:by=size": "cannot scale by 'size'",
+            "--probe_schedule sometimes": "unknown schedule of probes 'sometimes'",
+            "--rank 1000": "rank 1000 is above that of",
+            "--blocks 99": "cannot move 99 blocks",
+            "--distribution sphere --rank 2": "low rank are gaussian or rademacher",
+            "--num_probes 0": "must be 1 to 65535, got 0",
+            "--eps 0": "eps must be positive",
+        }.items()
+    ):
+        folder = tmp_path / str(number)
+        assert zerograd(f"train {TRAIN} {flags}", "--output_dir", folder) == 1, flags
+        assert message in capsys.readouterr().err, flags
+        assert not list(folder.glob("*.zlog")) or not StepLog.read(folder / "steps.zlog").steps, flags

@@ -203,7 +203,7 @@ def test_autocast_around_the_step() -> None:
         model = torch.nn.Linear(16, 16)
         optimizer = MeZO(model.named_parameters(), lr=0.0, eps=0.1, probing=probing)
         with torch.autocast("cpu", torch.bfloat16):
-            plus, minus = tuple(optimizer.prober.sides([[lambda m=model: m(torch.ones(2, 16)).float().sum()]], 0, 0))
+            plus, minus = tuple(optimizer.prober.sides(lambda m=model: m(torch.ones(2, 16)).float().sum(), 0, 0))
             assert plus != minus
             before = model(torch.ones(2, 16)).float().sum()
             optimizer.step(lambda m=model: m(torch.ones(2, 16)).float().sum())

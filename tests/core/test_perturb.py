@@ -14,7 +14,7 @@ EPS = 1e-2
 
 def losses(model: torch.nn.Module, closure, probing: str, **kwargs) -> tuple[float, float]:  # type: ignore[no-untyped-def]
     optimizer = MeZO(model.named_parameters(), lr=0.0, eps=EPS, probing=probing, **kwargs)
-    plus_minus = tuple(optimizer.prober.sides([[closure]], 0, 0))
+    plus_minus = tuple(optimizer.prober.sides(closure, 0, 0))
     optimizer.prober.first_step.check_read()
     return plus_minus
 
@@ -177,10 +177,10 @@ def test_a_view_made_before_the_probe_falls_back_to_snapshot_and_is_reported() -
 
     optimizer = MeZO(model.named_parameters(), lr=0.0, eps=EPS, probing="streamed")
     with pytest.warns(UserWarning, match=r"head\.weight.*snapshot"):
-        got = tuple(optimizer.prober.sides([[closure_of(model)]], 0, 0))
+        got = tuple(optimizer.prober.sides(closure_of(model), 0, 0))
     assert got == losses_by_hand(twin, closure_of(twin))
     assert same(model, state(Direct()))
-    assert tuple(optimizer.prober.sides([[closure_of(model)]], 0, 0)) == got  # and it stays right
+    assert tuple(optimizer.prober.sides(closure_of(model), 0, 0)) == got  # and it stays right
 
 
 @pytest.mark.parametrize("probing", ["streamed", "snapshot", "in_place"])
@@ -277,7 +277,7 @@ def test_vmap_over_a_weight_is_seen() -> None:
 
     optimizer = MeZO(models[0].named_parameters(), lr=0.0, eps=EPS, probing="streamed")
     with pytest.warns(UserWarning, match="weight.*snapshot"):
-        got = tuple(optimizer.prober.sides([[closure_of(models[0])]], 0, 0))
+        got = tuple(optimizer.prober.sides(closure_of(models[0]), 0, 0))
     assert got == losses_by_hand(models[1], closure_of(models[1]))
 
 
@@ -351,7 +351,7 @@ def test_a_compiled_forward_is_right_or_refused(backend: str, probing: str) -> N
             MeZO(model.named_parameters(), lr=0.0, probing=probing).step(closure)
     if backend != "inductor" or probing == "snapshot":
         optimizer = MeZO(model.named_parameters(), lr=0.0, eps=EPS, probing=probing, allow_unread=True)
-        assert tuple(optimizer.prober.sides([[closure]], 0, 0)) == pytest.approx(expected, rel=1e-6)
+        assert tuple(optimizer.prober.sides(closure, 0, 0)) == pytest.approx(expected, rel=1e-6)
 
 
 class Remembering(torch.nn.Module):
@@ -387,7 +387,7 @@ def test_forwards_in_step_have_the_losses_of_forwards_in_turn(architecture: str,
     optimizer = MeZO(model.named_parameters(), lr=0.0, probing="streamed", allow_unread=True)
     optimizer.step(parts)
     assert optimizer.perturber.side_by_side
-    side_by_side = optimizer.prober.sides(parts.waves, 3, 0)
+    side_by_side = optimizer.prober.sides(parts, 3, 0)
     optimizer.perturber.side_by_side = False
-    assert optimizer.prober.sides(parts.waves, 3, 0) == side_by_side
+    assert optimizer.prober.sides(parts, 3, 0) == side_by_side
     assert sum(side_by_side) / 2 == optimizer.prober.probe(parts, 3)

@@ -31,22 +31,22 @@ def turns(*texts: str, system: str | None = None) -> dict[str, Any]:
 
 
 def scored(tokenizer: PreTrainedTokenizerBase, example: Any) -> list[str]:
-    text = example.prefix + example.branches[0]
+    text = example.context + example.continuations[0]
     return [tokenizer.decode(text[a:b]) for a, b in example.spans]
 
 
 def test_every_turn_of_the_assistant_is_learnt(tokenizer: PreTrainedTokenizerBase) -> None:
     prompter = Prompter(CHAT, tokenizer, masked=False, max_length=512)
     row = turns("Hi", "Once upon", "Go on", "a time.")
-    (example,), cuts = prompter.encode([row])
+    (example,), truncation = prompter.encode([row])
     whole = tokenizer.apply_chat_template(row["messages"], tokenize=False)
-    assert example.prefix + example.branches[0] == tokenizer(whole, add_special_tokens=False)["input_ids"]
+    assert example.context + example.continuations[0] == tokenizer(whole, add_special_tokens=False)["input_ids"]
     assert scored(tokenizer, example) == ["Once upon</s>", "a time.</s>"]
-    assert tokenizer.decode(example.prefix).replace("</s> ", "</s>").endswith("<user>Go on</s><assistant>")
-    assert cuts.shortened == 0
+    assert tokenizer.decode(example.context).replace("</s> ", "</s>").endswith("<user>Go on</s><assistant>")
+    assert truncation.shortened == 0
     (asked,), _ = prompter.encode([turns("Hi", "Once upon", "Go on")])
     assert scored(tokenizer, asked) == ["Once upon</s>"]
-    assert tokenizer.decode(asked.prefix).replace("</s> ", "</s>").endswith("<user>Go on</s><assistant>")
+    assert tokenizer.decode(asked.context).replace("</s> ", "</s>").endswith("<user>Go on</s><assistant>")
 
 
 def test_a_template_that_shows_old_turns_otherwise_learns_the_last(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -62,11 +62,11 @@ def test_a_template_that_shows_old_turns_otherwise_learns_the_last(tokenizer: Pr
 def test_long_conversations_lose_their_first_turns(tokenizer: PreTrainedTokenizerBase) -> None:
     row = turns("first " * 20, "one", "second", "two", system="Be brief")
     prompter = Prompter(CHAT, tokenizer, masked=False, max_length=80)
-    (example,), cuts = prompter.encode([row])
-    text = tokenizer.decode(example.prefix + example.branches[0])
+    (example,), truncation = prompter.encode([row])
+    text = tokenizer.decode(example.context + example.continuations[0])
     assert text.replace("</s> ", "</s>").startswith("<system>Be brief</s><user>second")
     assert scored(tokenizer, example) == ["two</s>"]
-    assert cuts.shortened == 1
+    assert truncation.shortened == 1
     with pytest.raises(PromptError, match="row 0 has a conversation of .* cannot be shortened"):
         prompter.encode([turns("first " * 50, "one")])
 
@@ -99,7 +99,7 @@ def test_the_loss_is_that_of_the_models_own_labels(tokenizer: PreTrainedTokenize
     losses, count = 0.0, 0
     with torch.no_grad():
         for e in examples:
-            ids = torch.tensor([e.prefix + e.branches[0]])
+            ids = torch.tensor([e.context + e.continuations[0]])
             labels = torch.full_like(ids, -100)
             for a, b in e.spans:
                 labels[0, a:b] = ids[0, a:b]

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from collections import Counter
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,16 @@ from zerograd.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 FEW = "--max_steps 4 --per_device_train_batch_size 4 --use_cpu true --disable_tqdm true"
+FAST = {  # every objective, and every way of probing with one that generates
+    ("answer", "snapshot"), ("text", "in_place"), ("f1", "streamed"), ("exact_match", "in_place"),
+    ("my_reward:count", "snapshot"),
+}  # fmt: skip
+OBJECTIVES_BY_PROBING = [
+    pytest.param(*case, marks=() if case in FAST else pytest.mark.slow)
+    for case in product(
+        ("answer", "text", "f1", "exact_match", "my_reward:count"), ("snapshot", "streamed", "in_place")
+    )
+]
 
 
 def zerograd(line: str, *more: object) -> int:
@@ -43,7 +54,7 @@ def test_the_readmes_csv_with_three_labels(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(ROOT)
     folder = tmp_path / "run"
     line = re.sub(r"--output_dir \S+", f"--output_dir {folder}", command)
-    assert zerograd(f"{line} --max_steps 30 --use_cpu true --disable_tqdm true") == 0
+    assert zerograd(f"{line} --max_steps 30 --eval_steps 10 --save_steps 10 --use_cpu true --disable_tqdm true") == 0
     rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     assert len(rows) == 90
     assert set(Counter(r["correct"] for r in rows)) == {0, 1, 2}
@@ -79,8 +90,7 @@ def test_multiple_choice_and_in_context(stories: Path, tmp_path: Path, capsys: A
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("probing", ["snapshot", "streamed", "in_place"])
-@pytest.mark.parametrize("objective", ["answer", "text", "f1", "exact_match", "my_reward:count"])
+@pytest.mark.parametrize(("objective", "probing"), OBJECTIVES_BY_PROBING)
 def test_generation_and_rewards(
     objective: str, probing: str, questions: Path, stories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,8 +208,9 @@ def test_any_of_several_right_candidates_counts(stories: Path, tmp_path: Path) -
 
 def test_training_on_accuracy_improves_accuracy(tmp_path: Path) -> None:
     """The demo's toy model, 62.9 % before; no gradient of the error rate exists anywhere."""
-    settings = "--max_steps 200 --eps 1e-2 --learning_rate 5e-4 --num_test 300 --use_cpu true --disable_tqdm true"
-    assert zerograd(f"train --objective accuracy {settings} --output_dir {tmp_path / 'run'}") == 0
+    settings = "--max_steps 60 --eps 1e-2 --learning_rate 5e-4 --num_test 300 --use_cpu true --disable_tqdm true"
+    seldom = "--num_dev 100 --eval_steps 60 --save_steps 60"
+    assert zerograd(f"train --objective accuracy {settings} {seldom} --output_dir {tmp_path / 'run'}") == 0
     found = results(tmp_path / "run")
     assert found["objective"] == "accuracy"
     assert found["after"]["accuracy"] > found["before"]["accuracy"] + 0.15

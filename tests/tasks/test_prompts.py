@@ -1,4 +1,4 @@
-"""Rows to tokens: candidates as the tokenizer cuts them, rows that are too long, demonstrations, misfits."""
+"""Rows to tokens: candidates as the tokenizer truncation them, rows that are too long, demonstrations, misfits."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,25 +23,25 @@ def story(stories: Path) -> PreTrainedTokenizerBase:
 
 def test_label_words_of_one_token(demo: PreTrainedTokenizerBase) -> None:
     prompter = Prompter(get_task("sst2"), demo, masked=False, max_length=128)
-    (example,), cuts = prompter.encode([{"sentence": " a fine film . ", "label": 1}])
-    assert demo.decode(example.prefix, skip_special_tokens=True) == "a fine film . It was"
+    (example,), truncation = prompter.encode([{"sentence": " a fine film . ", "label": 1}])
+    assert demo.decode(example.context, skip_special_tokens=True) == "a fine film . It was"
     assert demo.convert_ids_to_tokens(prompter.label_ids) == ["Ġterrible", "Ġgreat"]
-    assert [*example.prefix, *example.branches[1]] == demo("a fine film . It was great")["input_ids"]
-    assert example.spans == ((len(example.prefix), None),)
-    assert cuts.describe("test", 128) == ""
+    assert [*example.context, *example.continuations[1]] == demo("a fine film . It was great")["input_ids"]
+    assert example.spans == ((len(example.context), None),)
+    assert truncation.describe("test", 128) == ""
     assert prompter.remarks() == []
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("name", [n for n, t in TASKS.items()])
-def test_prefix_and_branch_are_the_whole_text(story: PreTrainedTokenizerBase, name: str) -> None:
+def test_context_and_continuation_are_the_whole_text(story: PreTrainedTokenizerBase, name: str) -> None:
     task = TASKS[name]
     (example,), _ = Prompter(task, story, masked=False, max_length=512).encode([task.example])
     query = task.query(task.example)
     texts = query.candidates or (query.target,)
-    for branch, text in zip(example.branches, texts, strict=True):
-        assert example.prefix + branch == story(text)["input_ids"]
-    scored = (example.prefix + example.branches[0])[example.spans[0][0] :]
+    for continuation, text in zip(example.continuations, texts, strict=True):
+        assert example.context + continuation == story(text)["input_ids"]
+    scored = (example.context + example.continuations[0])[example.spans[0][0] :]
     assert story.decode(scored).strip() == str(texts[0]).removeprefix(query.prompt).strip()
 
 
@@ -59,15 +59,16 @@ def test_the_passage_is_cut_and_question_and_answer_stay(demo: PreTrainedTokeniz
     task, passage = get_task("rte"), " ".join(f"w{i}" for i in range(300))
     row = {"premise": passage, "hypothesis": "it is so", "label": 1}
     prompter = Prompter(task, demo, masked=False, max_length=100)
-    (long, short), cuts = prompter.encode([row, {**row, "premise": "w"}])
-    said = demo.decode(long.prefix + long.branches[1], skip_special_tokens=True)
+    (long, short), truncation = prompter.encode([row, {**row, "premise": "w"}])
+    said = demo.decode(long.context + long.continuations[1], skip_special_tokens=True)
     assert said.endswith(' w299\nDoes this mean that "it is so" is true? Yes or No?\nNo')
     assert not said.startswith("w0")
-    length = len(long.prefix) + max(map(len, long.branches))
+    length = len(long.context) + max(map(len, long.continuations))
     assert 90 <= length <= 100  # as many words as fit
     assert long.row is row
-    assert cuts.describe("dev", 100) == "1 of 2 dev rows had their longest text cut at its start, to fit 100 tokens"
-    assert len(short.prefix) < 60
+    noted = truncation.describe("dev", 100)
+    assert noted == "1 of 2 dev rows had their longest text cut at its start, to fit 100 tokens"
+    assert len(short.context) < 60
     question = {**row, "premise": "w", "hypothesis": passage}
     with pytest.raises(PromptError, match="row 0 needs more than the 100 tokens .* even without its 'premise'"):
         prompter.encode([question])
@@ -76,12 +77,12 @@ def test_the_passage_is_cut_and_question_and_answer_stay(demo: PreTrainedTokeniz
 def test_own_templates_cut_their_longest_column(demo: PreTrainedTokenizerBase) -> None:
     task = Task("mine", "{a} and {b}:", answers="c")
     prompter = Prompter(task, demo, masked=False, max_length=60, max_new_tokens=20)
-    (example,), cuts = prompter.encode([{"a": "short text", "b": "very " * 90, "c": "yes"}])
-    text = demo.decode(example.prefix, skip_special_tokens=True)
+    (example,), truncation = prompter.encode([{"a": "short text", "b": "very " * 90, "c": "yes"}])
+    text = demo.decode(example.context, skip_special_tokens=True)
     assert text.startswith("short text and very")
     assert text.endswith("very :")
-    assert len(example.prefix) <= 40  # room for the answer
-    assert cuts.shortened == 1
+    assert len(example.context) <= 40  # room for the answer
+    assert truncation.shortened == 1
     with pytest.raises(PromptError, match="max_new_tokens 60 leaves no room"):
         Prompter(task, demo, masked=False, max_length=60, max_new_tokens=60)
 
@@ -89,18 +90,18 @@ def test_own_templates_cut_their_longest_column(demo: PreTrainedTokenizerBase) -
 def test_demonstrations_are_left_out_where_they_do_not_fit(demo: PreTrainedTokenizerBase) -> None:
     shown = [{"sentence": f"film number {i}", "label": i % 2} for i in range(8)]
     rows = [{"sentence": "a fine film", "label": 1}, {"sentence": "very " * 60, "label": 0}]
-    (one, two), cuts = Prompter(get_task("sst2"), demo, masked=False, max_length=128).encode(rows, [shown])
-    text = demo.decode(one.prefix, skip_special_tokens=True)
+    (one, two), truncation = Prompter(get_task("sst2"), demo, masked=False, max_length=128).encode(rows, [shown])
+    text = demo.decode(one.context, skip_special_tokens=True)
     assert text.startswith("film number ")
     assert "film number 7 It was great\n\na fine film It was" in text
-    assert demo.decode(two.prefix, skip_special_tokens=True).endswith("very very It was")
-    assert len(two.prefix) <= 127
-    assert cuts.demos > 0
-    assert f"{cuts.demos} demonstrations were left out before test rows" in cuts.describe("test", 128)
+    assert demo.decode(two.context, skip_special_tokens=True).endswith("very very It was")
+    assert len(two.context) <= 127
+    assert truncation.demos > 0
+    assert f"{truncation.demos} demonstrations were left out before test rows" in truncation.describe("test", 128)
     (alone,), _ = Prompter(get_task("sst2"), demo, masked=False, max_length=128).encode(rows[:1], [shown[:1]])
     whole = "film number 0 It was terrible\n\na fine film It was"
-    assert alone.prefix == demo(whole)["input_ids"]
-    assert alone.spans == ((len(alone.prefix), None),)
+    assert alone.context == demo(whole)["input_ids"]
+    assert alone.spans == ((len(alone.context), None),)
 
 
 @pytest.mark.real
@@ -108,15 +109,15 @@ def test_masked_encoding(minilm: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(minilm)
     prompter = Prompter(get_task("sst2"), tokenizer, masked=True, max_length=32)
     rows = [{"sentence": "A fine film .", "label": 1}, {"sentence": "very " * 50, "label": 0}]
-    (example, long), cuts = prompter.encode(rows)
-    assert tokenizer.decode(example.prefix) == "[CLS] a fine film. it was [MASK]. [SEP]"
-    assert example.prefix[example.position] == tokenizer.mask_token_id
+    (example, long), truncation = prompter.encode(rows)
+    assert tokenizer.decode(example.context) == "[CLS] a fine film. it was [MASK]. [SEP]"
+    assert example.context[example.position] == tokenizer.mask_token_id
     assert tokenizer.convert_ids_to_tokens(prompter.label_ids) == ["terrible", "great"]
-    assert cuts.shortened == 1
-    assert len(long.prefix) == 32
-    assert long.prefix[long.position] == tokenizer.mask_token_id
+    assert truncation.shortened == 1
+    assert len(long.context) == 32
+    assert long.context[long.position] == tokenizer.mask_token_id
     (shown,), _ = prompter.encode(rows[:1], [rows[:1]])
-    assert tokenizer.decode(shown.prefix) == "[CLS] a fine film. it was great. a fine film. it was [MASK]. [SEP]"
+    assert tokenizer.decode(shown.context) == "[CLS] a fine film. it was great. a fine film. it was [MASK]. [SEP]"
     with pytest.raises(PromptError, match=r"row 1 has 2 mask tokens"):
         prompter.encode([rows[0], {"sentence": "a [MASK] film", "label": 0}])
 

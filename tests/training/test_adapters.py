@@ -14,7 +14,7 @@ from architectures import MASKED, VOCABULARY, Letters, loss_closure, make_tiny, 
 from zerograd import LogError, MeZO, StepLog, replay
 from zerograd.evaluation.generate import generate
 from zerograd.evaluation.logprobs import candidate_scores, packable_length
-from zerograd.evaluation.packing import lay_out, make_part
+from zerograd.evaluation.packing import pack, stack
 from zerograd.tasks import Query
 from zerograd.tasks.prompts import Example
 from zerograd.training.adapters import Tuning, apply_tuning
@@ -142,13 +142,14 @@ def test_candidates_are_scored_as_without_packing(name: str, tune: str) -> None:
     example = Example(0, {}, Query("", ("", ""), (0,)), [3, 4, 5], [[6, 7, 8], [9, 10]], ((3, None),))
     with torch.no_grad():
         alone = [
-            model(torch.tensor([[3, 4, 5, *b]])).logits[0, -len(b) - 1 : -1].log_softmax(-1) for b in example.branches
+            model(torch.tensor([[3, 4, 5, *b]])).logits[0, -len(b) - 1 : -1].log_softmax(-1)
+            for b in example.continuations
         ]
         expected = [
-            float(rows[range(len(b)), b].mean()) for rows, b in zip(alone, example.branches, strict=True)
+            float(rows[range(len(b)), b].mean()) for rows, b in zip(alone, example.continuations, strict=True)
         ]  # fmt: skip
-        for packed in (True, False) if length else (False,):
-            scores = candidate_scores(model, make_part([lay_out(example, packed=packed)], 0))
+        for in_one_row in (True, False) if length else (False,):
+            scores = candidate_scores(model, stack([pack(example, in_one_row=in_one_row)], 0))
             torch.testing.assert_close(scores[0], torch.tensor(expected), atol=1e-5, rtol=0)
 
 
@@ -274,5 +275,5 @@ def test_an_adapter_on_the_head_is_scored_too() -> None:
                 parameter.add_(0.1)
         example = Example(0, {}, Query("", ("", ""), (0,)), [3, 4, 5], [[6], [9]], ((3, None),))
         expected = model(torch.tensor([[3, 4, 5]])).logits[0, -1, [6, 9]]
-        part = make_part([lay_out(example)], 0, label_ids=[6, 9])
-        torch.testing.assert_close(candidate_scores(model, part)[0], expected)
+        batch = stack([pack(example)], 0, label_ids=[6, 9])
+        torch.testing.assert_close(candidate_scores(model, batch)[0], expected)

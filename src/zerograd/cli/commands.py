@@ -25,7 +25,7 @@ from zerograd.cli.report import (
     write_json,
     write_predictions,
 )
-from zerograd.cli.run import RESULTS, START, Run, Setup, encode, rows_as_flags, save_settings, save_start, set_up
+from zerograd.cli.run import RESULTS, START, Run, Setup, rows_as_flags, save_settings, save_start, set_up
 from zerograd.core.device import peak_memory_bytes
 from zerograd.core.directions import check_directions
 from zerograd.core.perturb.offload import offload
@@ -92,7 +92,7 @@ def train(data: DataArguments, tuning: Tuning, config: MeZOConfig, given: dict[s
         "seconds": round(seconds, 2),
         "peak_memory_bytes": peak_memory_bytes(),
         "before": before,
-        "after": bound.measure(predictions),
+        "after": bound.metrics(predictions),
         "config": {**vars(data), **vars(tuning), **config.to_dict()},
         "versions": versions(),
     }
@@ -140,10 +140,10 @@ def evaluate(args: EvalArguments) -> None:
     _print_all([*splits.notes, *bound.prompter.remarks(), *([] if run is None else run.remarks(args))])
     demos = bound.draw_demos(splits.train, args.demos, len(splits.test), args.demo_sets == "each", args.seed)
     notes: list[str] = []
-    test = encode(bound, splits.test, "test", notes, True, demos)
+    test = bound.encode(splits.test, demos, split="test", notes=notes, progress=True)
     _print_all(notes)
     predictions = bound.predict(model, test)
-    metrics = bound.measure(predictions)
+    metrics = bound.metrics(predictions)
     print("  ".join([*(f"{name} {value:.4f}" for name, value in metrics.items()), f"rows {len(predictions)}"]))
     _write(args, bound, test, predictions)
 

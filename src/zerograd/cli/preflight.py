@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from zerograd.cli.plan.shapes import FAMILIES
 from zerograd.core.device import free_host_bytes, free_memory_bytes, shown_bytes
-from zerograd.evaluation.bound_task import is_masked_lm
+from zerograd.tasks.model_kind import is_masked_lm
 from zerograd.training.models import DTYPES, ModelError, demo_folder, load_config
 
 

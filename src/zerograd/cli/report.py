@@ -160,7 +160,7 @@ def _worst(bound: BoundTask, examples: Sequence[Example], predictions: Sequence[
 
 
 def _shown(bound: BoundTask, example: Example, prediction: Prediction) -> list[str]:
-    prompt = example.query.prompt or str(bound.prompter.tokenizer.decode(example.prefix))
+    prompt = example.query.prompt or str(bound.prompter.tokenizer.decode(example.context))
     cut = "" if len(prompt) <= SHOWN else f"(… {len(prompt) - SHOWN} characters)\n"
     lines = ["~~~text", cut + prompt[-SHOWN:], "~~~", ""]
     if prediction.metrics is not None:

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +18,7 @@ from zerograd.core.perturb.offload import offload
 from zerograd.core.replay import replay
 from zerograd.core.steplog import StepLog
 from zerograd.evaluation.bound_task import BoundTask
-from zerograd.tasks import Row, Task
+from zerograd.tasks import Task
 from zerograd.tasks.prompts import Example
 from zerograd.training.adapters import Tuning, apply_tuning, untie_as_in
 from zerograd.training.config import DECIDING, MeZOConfig
@@ -125,25 +124,10 @@ def set_up(
         notes.append(f"{demos} demonstrations are asked for; there are {len(splits.train)} training rows, all shown")
         demos = len(splits.train)
     shown = bound.draw_demos(splits.train, demos, len(splits.test), False, seed)
-    train, dev = (
-        encode(bound, rows, name, notes, progress) for name, rows in (("training", splits.train), ("dev", splits.dev))
-    )
-    test = encode(bound, splits.test, "test", notes, progress, shown)
+    train = bound.encode(splits.train, split="training", notes=notes, progress=progress)
+    dev = bound.encode(splits.dev, split="dev", notes=notes, progress=progress)
+    test = bound.encode(splits.test, shown, split="test", notes=notes, progress=progress)
     return Setup(model, tokenizer, bound, train, dev, test, tuned, [note for note in notes if note])
-
-
-def encode(
-    bound: BoundTask,
-    rows: Sequence[Row],
-    split: str,
-    notes: list[str],
-    progress: bool,
-    demos: list[list[Row]] | None = None,
-) -> list[Example]:
-    """Rows to examples; what was cut is noted."""
-    examples, cuts = bound.prompter.encode(list(rows), demos or None, progress)
-    notes.append(cuts.describe(split, bound.prompter.max_length))
-    return examples
 
 
 def save_start(setup: Setup, folder: Path, running: bool) -> None:

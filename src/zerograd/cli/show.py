@@ -7,9 +7,9 @@ from transformers import AutoTokenizer
 
 from zerograd.cli.arguments import PromptsArguments, task_of
 from zerograd.cli.report import command_line
-from zerograd.evaluation.bound_task import context_length, is_masked_lm, metric_of
 from zerograd.tasks import MESSAGES, TASKS, Task, TaskError
 from zerograd.tasks.data import DataError, default_split, load_split
+from zerograd.tasks.model_kind import context_length, is_masked_lm
 from zerograd.tasks.prompts import Prompter
 from zerograd.training.models import ModelError, load_config
 
@@ -22,7 +22,7 @@ def list_tasks() -> None:
         hub, configuration = task.hub or ("", None)
         grid = task.grid
         asked = "masked" if task.masked_only else "causal and masked" if task.masked_prompt else "causal"
-        print(f"{task.name}  ({task.kind}, {asked} models, {metric_of(task)})")
+        print(f"{task.name}  ({task.kind}, {asked} models, {task.judged_by})")
         print(f"  data     {hub}{f', {configuration}' if configuration else ''}, columns {', '.join(_columns(task))}")
         print(f"  sizes    {task.num_train} training, {task.num_dev} dev, {task.num_test} test rows")
         rates = ", ".join(f"{rate:g}" for rate in grid.learning_rates)
@@ -125,12 +125,12 @@ def _print_row(shown: dict[str, Any], number: int) -> None:
 
 def _print_tokens(prompter: Prompter, row: Any) -> None:
     """What the tokenizer makes of a row: the prompt as the model gets it, and the scored tokens of each answer."""
-    (example,), cuts = prompter.encode([row])
-    print(f"    as {len(example.prefix)} tokens: {prompter.tokenizer.decode(example.prefix)!r}")
-    for branch in example.branches:
-        text = example.prefix + branch if example.position is None else branch
+    (example,), truncation = prompter.encode([row])
+    print(f"    as {len(example.context)} tokens: {prompter.tokenizer.decode(example.context)!r}")
+    for answer in example.continuations:
+        text = example.context + answer if example.position is None else answer
         spans = example.spans if example.position is None else ((0, None),)
         for start, stop in spans:
             print(f"    scored: {' '.join(map(repr, prompter.tokenizer.convert_ids_to_tokens(text[start:stop])))}")
-    if cuts.shortened:
+    if truncation.shortened:
         print(f"    its longest text was cut at its start to fit {prompter.max_length} tokens")

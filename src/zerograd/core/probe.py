@@ -30,13 +30,19 @@ class Parts:
 
     Args:
         waves: The closures of a wave run side by side, and are all held in memory at once; waves run in turn.
+        divisor: Of the sum, which is made in float64: equal counts of errors, say, stay equal however they are spread.
     """
 
     waves: Waves
+    divisor: float = 1.0
 
     def __call__(self) -> float:
-        """The sum of the losses, float64."""
-        return sum(_as_floats([closure() for wave in self.waves for closure in wave]))
+        """The loss, float64."""
+        return self.total([closure() for wave in self.waves for closure in wave])
+
+    def total(self, losses: Sequence[Loss]) -> float:
+        """The loss that the parts' losses make."""
+        return sum(_as_floats(losses)) / self.divisor
 
 
 class Prober:
@@ -63,12 +69,11 @@ class Prober:
 
     def probe(self, closure: Closure | Parts, step: int, d: D = ()) -> float:
         """Add a closure's losses to those of the step; returns their mean. `d`: that of the steps before."""
-        waves = closure.waves if isinstance(closure, Parts) else [[closure]]
         scaling = self.directions.scaling
         if scaling is not None and not self._losses and scaling.due(step):
             self._measure(closure, step, scaling, d)
         base = self._baseline(closure)
-        losses = [self.sides(waves, step, j, self._d or d) for j in range(self.estimator.probes(step))]
+        losses = [self.sides(closure, step, j, self._d or d) for j in range(self.estimator.probes(step))]
         self._base += base
         if not self._losses:
             self._losses = [[0.0] * len(self.estimator.offsets) for _ in losses]
@@ -89,21 +94,22 @@ class Prober:
             g, losses = ([float(np.float32(v)) for v in values] for values in (g, losses))
         return Step(step, tuple(g), tuple(losses), lr, not all(map(math.isfinite, (*g, *losses))), self._d)
 
-    def sides(self, waves: Waves, step: int, probe: int, d: D = ()) -> list[float]:
+    def sides(self, closure: Closure | Parts, step: int, probe: int, d: D = ()) -> list[float]:
         """The losses at theta + offset eps z, one for each of the estimator's offsets."""
         offsets = [o * self.estimator.eps for o in self.estimator.offsets]
-        return self._along(waves, self.directions.direction(step, probe, d), offsets)
+        return self._along(closure, self.directions.direction(step, probe, d), offsets)
 
-    def _along(self, waves: Waves, direction: Direction, offsets: list[float]) -> list[float]:
-        counted = [[partial(self._forward, closure) for closure in wave] for wave in waves]
+    def _along(self, closure: Closure | Parts, direction: Direction, offsets: list[float]) -> list[float]:
+        parts = closure if isinstance(closure, Parts) else Parts([[closure]])
+        counted = [[partial(self._forward, one) for one in wave] for wave in parts.waves]
         before = self.forwards
         with torch.no_grad(), self.perturber.session(direction):
             if self.first_step is None:
                 losses = self.perturber.losses(counted, offsets)
             else:
                 losses = self.first_step.losses(self.perturber, counted, offsets, direction.at[1])
-            self.forwards = before + len(offsets) * sum(map(len, waves))
-            return [sum(_as_floats(side)) for side in losses]
+            self.forwards = before + len(offsets) * sum(map(len, parts.waves))
+            return [parts.total(side) for side in losses]
 
     def _forward(self, closure: Closure) -> Loss:
         torch.clear_autocast_cache()  # an enclosing autocast would serve the other side's cast weights
@@ -140,7 +146,7 @@ class Prober:
         eps, squares = self.estimator.eps, []
         for i in range(samples):
             number = MAX_PROBES + 1 + block * samples + i  # no probe of a step has such a number
-            plus, minus = self._along([[closure]], self.directions.only(block, step, number), [eps, -eps])
+            plus, minus = self._along(closure, self.directions.only(block, step, number), [eps, -eps])
             squares.append(((plus - minus) / (2 * eps)) ** 2)
         return math.sqrt(sum(squares) / samples)
 

@@ -1,4 +1,8 @@
-"""`BoundTask`: a task, a tokenizer and a model's kind bound together, as the Trainer and the command line use them."""
+"""`BoundTask`: a task bound to a tokenizer and a model, as the Trainer and the command line use it.
+
+Rows become examples (`encode`), examples a batch (`collate`), a batch a loss (`loss`); or examples predictions
+(`predict`), and these the task's metrics (`metrics`).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,78 +13,35 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-)
 
 from zerograd.evaluation.evaluate import Prediction, accuracy, candidate_loss, score_candidates
 from zerograd.evaluation.generate import generate
 from zerograd.evaluation.logprobs import packable_length
-from zerograd.evaluation.losses import answer_loss, cross_entropy, error_rate
-from zerograd.evaluation.metrics import exact_match, f1, mean
-from zerograd.evaluation.packing import collate
-from zerograd.evaluation.prefixed import virtual_tokens
+from zerograd.evaluation.losses import LOSSES, answer_loss
+from zerograd.evaluation.metrics import RATINGS, mean
+from zerograd.evaluation.packing import Batch, collate
 from zerograd.evaluation.rewards import Reward
+from zerograd.evaluation.virtual_tokens import virtual_tokens
 from zerograd.tasks import Row, Task, get_task
+from zerograd.tasks.model_kind import context_length, is_masked_lm
 from zerograd.tasks.prompts import Example, Prompter, PromptError
-
-NO_LIMIT = 1_000_000  # what tokenizers without a limit report is larger
-LOSSES = {"cross_entropy": (cross_entropy, "all"), "answer": (answer_loss, "right"), "text": (answer_loss, "text"),
-          "accuracy": (error_rate, "all")}  # fmt: skip
-GENERATED = {"f1": f1, "exact_match": exact_match}
-FITTING = {  # objectives by kind of task, the default first
-    "classification": ("cross_entropy", "accuracy", "answer", "text"),
-    "choice": ("answer", "cross_entropy", "accuracy", "text"),
-    "generation": ("answer", "text", "f1", "exact_match"),
-    "chat": ("answer", "text"),
-}
-DEFAULTS = {kind: fitting[0] for kind, fitting in FITTING.items()}
-
-
-def is_masked_lm(config: Any) -> bool:
-    """Whether a model of this configuration fills masks (else it continues text).
-
-    Raises:
-        PromptError: It does neither.
-    """
-    names = config.architectures or []
-    if any(n in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values() and "ForMaskedLM" in n for n in names):
-        return True
-    if any(n in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() for n in names):
-        return False
-    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        return True
-    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        return False
-    raise PromptError(f"{config.model_type!r} is neither a causal nor a masked language model")
-
-
-def context_length(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens that a model of this configuration can read."""
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if positions is not None and "roberta" in config.model_type:
-        positions -= 2  # its positions start behind its padding index
-    return min([n for n in (positions, tokenizer.model_max_length) if n is not None and n < NO_LIMIT], default=NO_LIMIT)
 
 
 @dataclass(frozen=True)
 class BoundTask:
-    """Everything about a run that knows text: prompts, collation, objective, predictions, metrics.
+    """A task for one model: prompts for its tokenizer, batches that it can read, its losses, answers and metrics.
 
     Args:
         prompter: The task's prompts for the model's tokenizer.
         pad_token_id: Fills batches.
         packed_length: As `zerograd.evaluation.logprobs.packable_length` says for the model.
         vocabulary: Size of the model's vocabulary.
-        objective: What training minimises: a loss, or 1 - accuracy, or minus f1, exact_match or a reward.
     """
 
     prompter: Prompter
     pad_token_id: int
     packed_length: int
     vocabulary: int
-    objective: str
 
     @classmethod
     def make(cls, task: str | Task, model: Any, tokenizer: PreTrainedTokenizerBase | None) -> "BoundTask":
@@ -92,19 +53,20 @@ class BoundTask:
         if tokenizer is None:
             raise PromptError("a task needs the tokenizer: pass processing_class=tokenizer")
         task = get_task(task) if isinstance(task, str) else task
-        objective = task.objective or DEFAULTS[task.kind]
-        check_objective(task, objective)
+        generated = task.goal.generates or task.kind == "generation"
         limit = context_length(model.config, tokenizer) - virtual_tokens(model)
         masked = is_masked_lm(model.config)
-        generated = _generates(objective) or (task.kind == "generation")
         prompter = Prompter(task, tokenizer, masked, limit, task.max_new_tokens if generated else 0)
         if generated and masked:
-            raise PromptError(f"objective {objective!r} lets the model write, which a masked language model cannot do")
+            raise PromptError(
+                f"objective {task.goal.name!r} lets the model write, which a masked language model cannot do"
+            )
         pad = tokenizer.pad_token_id
-        packed = 0 if masked or prompter.label_ids is not None else packable_length(model)
-        vocabulary = model.get_input_embeddings().weight.shape[0]
         return cls(
-            prompter, int(pad if pad is not None else tokenizer.eos_token_id or 0), packed, vocabulary, objective
+            prompter,
+            pad_token_id=int(pad if pad is not None else tokenizer.eos_token_id or 0),
+            packed_length=0 if masked or prompter.label_ids is not None else packable_length(model),
+            vocabulary=model.get_input_embeddings().weight.shape[0],
         )
 
     @property
@@ -113,48 +75,80 @@ class BoundTask:
         return self.prompter.task
 
     @property
+    def objective(self) -> str:
+        """Name of what training minimises."""
+        return self.task.goal.name
+
+    @property
     def metric(self) -> str:
         """The metric that is reported first and selects the best checkpoint; all but loss are better when larger."""
-        return metric_of(self.task)
+        return self.task.judged_by
 
     @property
     def generates(self) -> bool:
         """Whether a probe of the objective generates text, one forward a token."""
-        return _generates(self.objective)
+        return self.task.goal.generates
 
     @cached_property
     def reward(self) -> Reward | None:
         """The user's function."""
-        return Reward.load(self.objective) if ":" in self.objective else None
+        return Reward.load(self.objective) if self.task.goal.is_reward else None
 
-    def encode(self, rows: Any) -> list[Example]:
-        """Rows to examples; examples pass through."""
+    def encode(
+        self,
+        rows: Any,
+        demos: Sequence[Sequence[Row]] = (),
+        *,
+        split: str = "",
+        notes: list[str] | None = None,
+        progress: bool = False,
+    ) -> list[Example]:
+        """Rows to examples; examples pass through.
+
+        Args:
+            rows: Rows of the data, or examples.
+            demos: As for `Prompter.encode`.
+            split: What the rows are called in a note.
+            notes: Gets a sentence where something had to be left out to fit the model's context.
+            progress: Show a bar where there are many rows.
+        """
         rows = list(rows)
-        return rows if rows and isinstance(rows[0], Example) else self.prompter.encode(rows)[0]
+        if rows and isinstance(rows[0], Example):
+            return rows
+        examples, truncation = self.prompter.encode(rows, demos, progress)
+        if notes is not None:
+            notes.append(truncation.describe(split, self.prompter.max_length))
+        return examples
 
-    def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
-        """A batch for `loss`."""
+    def collate(self, examples: Sequence[Example]) -> dict[str, Batch]:
+        """The inputs of `loss`: transformers wants a mapping."""
         if self.generates:
-            return {"rows": list(examples)}
-        branches = LOSSES[self.objective][1]
-        longest = max(e.length for e in examples)
-        restricted = self.prompter.label_ids if branches == "all" else None
-        return collate(
-            examples, self.pad_token_id, branches=branches, packed=longest <= self.packed_length, label_ids=restricted,
-            vocabulary=len(restricted) if restricted else self.vocabulary,
+            return {"batch": Batch((), len(examples), prompts=tuple(examples))}
+        continuations = self.task.goal.continuations
+        label_ids = self.prompter.label_ids if continuations == "all" else None
+        batch = collate(
+            examples, self.pad_token_id, continuations=continuations,
+            in_one_row=max(e.length for e in examples) <= self.packed_length, label_ids=label_ids,
+            vocabulary=len(label_ids) if label_ids else self.vocabulary,
         )  # fmt: skip
+        return {"batch": batch}
 
-    def loss(self, model: Any, batch: dict[str, Any]) -> torch.Tensor:
-        """The training objective: float32 scalar, to be minimised."""
+    def loss(self, model: Any, inputs: dict[str, Batch]) -> torch.Tensor:
+        """The training objective of what `collate` made: float32 scalar, to be minimised."""
+        batch = inputs["batch"]
         if not self.generates:
-            return LOSSES[self.objective][0](model, batch)
-        answers = self.generate(model, batch["rows"])
-        return -torch.tensor(mean(self._rate(batch["rows"], answers, self.objective)))
+            return LOSSES[self.objective](model, batch)
+        answers = self.generate(model, batch.prompts)
+        return -torch.tensor(mean(self._rate(batch.prompts, answers, self.objective)))
+
+    def divisor(self, batch: Batch) -> int:
+        """What the losses of `batch.waves()`, added up, are divided by to make the loss of the batch."""
+        return (batch.tokens if LOSSES[self.objective] is answer_loss else batch.examples) if batch.parts else 1
 
     def generate(self, model: Any, examples: Sequence[Example], bar: Any = None) -> list[str]:
-        """Greedy answers to the examples' prompts."""
+        """Greedy answers to the examples' contexts."""
         return generate(
-            model, self.prompter.tokenizer, [e.prefix for e in examples], stop=self.task.stop,
+            model, self.prompter.tokenizer, [e.context for e in examples], stop=self.task.stop,
             max_new_tokens=self.task.max_new_tokens, pad_token_id=self.pad_token_id, bar=bar,
         )  # fmt: skip
 
@@ -177,35 +171,35 @@ class BoundTask:
     def _predict_answers(self, model: Any, examples: Sequence[Example], progress: bool) -> list[Prediction]:
         with tqdm(total=len(examples), desc="generating", unit="ex", disable=not progress, leave=False) as bar:
             answers = self.generate(model, examples, bar)
-        names = list(GENERATED) if all(e.query.answers for e in examples) else []
-        names += [self.objective] if self.reward is not None else []
-        names.sort(key=lambda name: name != (self.objective if self.metric == "reward" else self.metric))
+        names = list(RATINGS) if all(e.query.answers for e in examples) else []
+        names += ["reward"] if self.reward is not None else []
+        names.sort(key=lambda name: name != self.metric)
         rated = {name: self._rate(examples, answers, name) for name in names}
         return [
             Prediction(
                 e.index, predicted=answer, answers=list(e.query.answers) or None,
-                metrics={"reward" if ":" in name else name: values[i] for name, values in rated.items()},
+                metrics={name: values[i] for name, values in rated.items()},
             )
             for i, (e, answer) in enumerate(zip(examples, answers, strict=True))
         ]  # fmt: skip
 
-    def _rate(self, examples: Sequence[Example], answers: Sequence[str], name: str) -> list[float]:
-        if self.reward is not None and name == self.objective:
+    def _rate(self, examples: Sequence[Example], answers: Sequence[str], metric: str) -> list[float]:
+        if metric not in RATINGS and self.reward is not None:
             return self.reward(examples, answers)
-        return [GENERATED[name](answer, e.query.answers) for e, answer in zip(examples, answers, strict=True)]
+        return [RATINGS[metric](answer, e.query.answers) for e, answer in zip(examples, answers, strict=True)]
 
     def evaluate(self, model: Any, examples: Sequence[Example], progress: bool = True) -> dict[str, float]:
         """The task's metrics."""
-        return self.measure(self.predict(model, examples, progress))
+        return self.metrics(self.predict(model, examples, progress))
 
-    def measure(self, predictions: Sequence[Prediction]) -> dict[str, float]:
+    def metrics(self, predictions: Sequence[Prediction]) -> dict[str, float]:
         """The metrics of predictions, the task's own first."""
         if predictions[0].metrics is not None:
             return {name: mean([(p.metrics or {})[name] for p in predictions]) for name in predictions[0].metrics}
         if self.task.kind == "chat":
             return {"loss": -mean([p.scores[0] for p in predictions if p.scores])}
-        measured = {"accuracy": accuracy(predictions), "loss": candidate_loss(predictions)}
-        return dict(sorted(measured.items(), key=lambda item: item[0] != self.metric))
+        found = {"accuracy": accuracy(predictions), "loss": candidate_loss(predictions)}
+        return dict(sorted(found.items(), key=lambda item: item[0] != self.metric))
 
     def draw_demos(self, pool: Sequence[Row], count: int, examples: int, each: bool, seed: int) -> list[list[Row]]:
         """Demonstrations: the first rows of the pool for all examples, or a set drawn for each; [] for none."""
@@ -221,28 +215,3 @@ class BoundTask:
             return [list(pool[:count])]
         draws = (np.random.default_rng([seed, i]).permutation(len(pool))[:count] for i in range(examples))
         return [[pool[int(i)] for i in draw] for draw in draws]
-
-
-def metric_of(task: Task) -> str:
-    """The metric that a task is judged by."""
-    objective = task.objective or DEFAULTS[task.kind]
-    if ":" in objective:
-        return "reward"
-    if task.metric is None and objective in GENERATED:
-        return objective
-    return task.metric or {"generation": "f1", "chat": "loss"}.get(task.kind, "accuracy")
-
-
-def check_objective(task: Task, objective: str) -> None:
-    """Raise PromptError for an objective that does not fit a task's kind."""
-    fitting = FITTING[task.kind] if task.kind != "generation" or task.answers is not None else ()
-    if objective not in fitting and ":" not in objective:
-        kind = task.kind if fitting else f"{task.kind} without answers"
-        raise PromptError(
-            f"objective {objective!r} does not fit task {task.name!r}, a {kind}; choose "
-            f"{', '.join((*fitting, 'module:function'))}"
-        )
-
-
-def _generates(objective: str) -> bool:
-    return ":" in objective or objective in GENERATED

@@ -8,8 +8,8 @@ import torch
 from tqdm.auto import tqdm
 
 from zerograd.core.device import compute_device
-from zerograd.evaluation.logprobs import branch_means, token_scores
-from zerograd.evaluation.packing import CALL_TOKENS, PackedExample, bounded, cheapest_cuts, lay_out, make_part
+from zerograd.evaluation.logprobs import continuation_means, token_scores
+from zerograd.evaluation.packing import CALL_TOKENS, PackedExample, bounded, cheapest_cuts, pack, stack
 from zerograd.tasks.prompts import Example
 
 BATCH_TOKENS = 2048  # tokens a forward, padding included
@@ -53,32 +53,31 @@ class Prediction:
 def score_candidates(
     model: Any, examples: Sequence[Example], *, pad_token_id: int, packed_length: int, progress: bool = True
 ) -> list[list[float]]:
-    """Mean log-probability (float32) of every branch of every example, in the order of the examples.
+    """Mean log-probability (float32) of every candidate of every example, in the order of the examples.
 
     Each candidate is scored as if it ran alone, unpadded; examples share forwards by length, and an example's
-    candidates share their prompt where the model can (`packed_length`, of `scoring.packable_length`).
+    candidates share their context where the model can (up to `packed_length` tokens, of `packable_length`).
     """
     device = compute_device(model)
-    layouts = [lay_out(e, packed=e.length <= packed_length) for e in examples]
-    order = sorted(range(len(layouts)), key=lambda i: layouts[i].length)
+    everything = [pack(e, in_one_row=e.length <= packed_length) for e in examples]
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    results: dict[int, list[float]] = {}
-    place = {id(layouts[i]): i for i in order}
+    results: dict[int, list[float]] = {}  # by the packed example's id
     with tqdm(total=len(examples), desc="evaluating", unit="ex", disable=not progress, leave=False) as bar:
-        for chosen in batches([layouts[i] for i in order], vocabulary):
-            part = {k: v.to(device) for k, v in make_part(chosen, pad_token_id).items()}
-            means = branch_means(part, token_scores(model, part)).cpu()
-            for layout, scores in zip(chosen, means.split([len(layout.numbers) for layout in chosen]), strict=True):
-                results[place[id(layout)]] = scores.tolist()
+        for chosen in batches(everything, vocabulary):
+            batch = stack(chosen, pad_token_id).to(device)
+            means = continuation_means(batch, token_scores(model, batch)).cpu()
+            for packed, scores in zip(chosen, means.split([len(p.numbers) for p in chosen]), strict=True):
+                results[id(packed)] = scores.tolist()
             bar.update(len(chosen))
-    return [results[i] for i in range(len(examples))]
+    return [results[id(packed)] for packed in everything]
 
 
-def batches(layouts: list[PackedExample], vocabulary: int) -> Iterator[list[PackedExample]]:
-    """Layouts of ascending length, cut into forwards so that little padding is computed."""
-    for first in range(0, len(layouts), WINDOW):
-        window = layouts[first : first + WINDOW]
-        for start, stop in cheapest_cuts([layout.length for layout in window], CALL_TOKENS):
+def batches(examples: list[PackedExample], vocabulary: int) -> Iterator[list[PackedExample]]:
+    """Examples by ascending length, cut into forwards so that little padding is computed."""
+    ascending = sorted(examples, key=lambda packed: packed.length)
+    for first in range(0, len(ascending), WINDOW):
+        window = ascending[first : first + WINDOW]
+        for start, stop in cheapest_cuts([packed.length for packed in window], CALL_TOKENS):
             yield from bounded(window[start:stop], BATCH_TOKENS, vocabulary)
 
 

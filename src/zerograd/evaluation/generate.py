@@ -8,7 +8,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from zerograd.core.device import compute_device
-from zerograd.evaluation.prefixed import virtual_tokens
+from zerograd.evaluation.virtual_tokens import virtual_tokens
 
 MAX_ROWS = 32
 MAX_TOKENS = 8192  # prompt tokens a batch, padding included

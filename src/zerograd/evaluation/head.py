@@ -15,25 +15,27 @@ import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.overrides import TorchFunctionMode
 
+from zerograd.evaluation.packing import PackedBatch
+
 
 class AnswerHead(TorchFunctionMode):
     """Restrict `F.linear` with the model's output embedding.
 
-    `read` then holds the hidden states at those positions: (reads, hidden size), the input of the head.
+    `read` then holds the hidden states at those positions: (logits, hidden size), the input of the head.
 
     Args:
         model: A model with `get_output_embeddings()`.
-        part: As `zerograd.evaluation.packing.make_part` makes it: the rows and columns whose logits are wanted.
+        batch: The inputs, and the rows and columns whose logits are wanted.
         label_ids: (classes,) int64 token ids whose logits are wanted; None for the whole vocabulary.
     """
 
-    def __init__(self, model: Any, part: dict[str, torch.Tensor], label_ids: torch.Tensor | None = None) -> None:
+    def __init__(self, model: Any, batch: PackedBatch, label_ids: torch.Tensor | None = None) -> None:
         super().__init__()
         head = model.get_output_embeddings()
         # an adapter on the head adds a product of its own, to all positions
         self._weight = None if head is None or isinstance(head, BaseTunerLayer) else head.weight
-        self._rows, self._columns, self._label_ids = part["read_rows"], part["read_columns"], label_ids
-        self._length = part["input_ids"].shape[1]
+        self._rows, self._columns, self._label_ids = batch.logit_row, batch.logit_column, label_ids
+        self._length = batch.input_ids.shape[1]
         self.read: torch.Tensor | None = None
 
     def __torch_function__(
@@ -52,12 +54,12 @@ class AnswerHead(TorchFunctionMode):
         return F.linear(hidden, weight, bias)
 
     def select(self, logits: torch.Tensor) -> torch.Tensor:
-        """The wanted logits (reads, classes) from the model's output, in float32, whether or not the mode applied."""
+        """The wanted logits (logits, classes) from the model's output, in float32, whether or not the mode applied."""
         if self.read is not None:
             return logits[0].float()
         logits = self._take(logits)
         return (logits if self._label_ids is None else logits[:, self._label_ids]).float()
 
     def _take(self, states: torch.Tensor) -> torch.Tensor:
-        """(rows, length, size) to (reads, size); a prompt of virtual tokens makes rows longer at their start."""
+        """(rows, length, size) to (logits, size); a prompt of virtual tokens makes rows longer at their start."""
         return states[self._rows, self._columns + states.shape[1] - self._length]

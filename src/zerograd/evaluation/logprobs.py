@@ -8,8 +8,8 @@ from peft import PeftModel
 
 from zerograd.core.device import compute_device
 from zerograd.evaluation.head import AnswerHead
-from zerograd.evaluation.packing import Part, lay_out, make_part
-from zerograd.evaluation.prefixed import base_forward
+from zerograd.evaluation.packing import PackedBatch, pack, stack
+from zerograd.evaluation.virtual_tokens import base_forward
 from zerograd.tasks import Query
 from zerograd.tasks.prompts import Example
 
@@ -17,68 +17,67 @@ UNLIMITED = 1_000_000
 SAME = {torch.float32: 1e-4, torch.float64: 1e-4}  # how far packed scores may be from plain ones; 16-bit: 5 %
 
 
-def read_logits(model: Any, part: Part, label_ids: torch.Tensor | None = None) -> torch.Tensor:
-    """Logits at the positions a part reads: (reads, vocabulary) float32, or (reads, classes) with `label_ids`."""
-    head, logits = _forward(model, part, label_ids)
+def read_logits(model: Any, batch: PackedBatch, label_ids: torch.Tensor | None = None) -> torch.Tensor:
+    """The logits that a batch reads: (logits, vocabulary) float32, or (logits, classes) with `label_ids`."""
+    head, logits = _forward(model, batch, label_ids)
     return head.select(logits)
 
 
-def read_states(model: Any, part: Part) -> torch.Tensor:
-    """What the head multiplies at the positions a part reads: (reads, hidden size) float32.
+def read_states(model: Any, batch: PackedBatch) -> torch.Tensor:
+    """What the head multiplies to give the logits that a batch reads: (logits, hidden size) float32.
 
     Raises:
         ValueError: The head is no plain matrix.
     """
-    head, _ = _forward(model, part, part["token"][:1])
+    head, _ = _forward(model, batch, batch.token_id[:1])
     if head.read is None:
         raise ValueError("the model's head is no plain matrix (quantised, perhaps), so its inputs cannot be probed")
     return head.read.float()
 
 
-def _forward(model: Any, part: Part, label_ids: torch.Tensor | None) -> tuple[AnswerHead, torch.Tensor]:
-    inputs: dict[str, Any] = {"input_ids": part["input_ids"], "attention_mask": part["attention_mask"]}
+def _forward(model: Any, batch: PackedBatch, label_ids: torch.Tensor | None) -> tuple[AnswerHead, torch.Tensor]:
+    inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     forward = model
-    if "segments" in part:
-        inputs |= {"attention_mask": _branch_mask(part["segments"], model.dtype), "position_ids": part["position_ids"]}
+    if batch.segments is not None:
+        inputs |= {"attention_mask": _segment_mask(batch.segments, model.dtype), "position_ids": batch.position_ids}
         forward = base_forward(model)
     if getattr(model.config, "use_cache", False):
         inputs["use_cache"] = False
-    with AnswerHead(model, part, label_ids) as head:
+    with AnswerHead(model, batch, label_ids) as head:
         logits = forward(**inputs).logits
     return head, logits
 
 
-def token_scores(model: Any, part: Part) -> torch.Tensor:
-    """Log-probability of every scored token: (scored tokens,) float32."""
-    logits = read_logits(model, part)
-    return logits[part["slot"], part["token"]] - logits.logsumexp(-1)[part["slot"]]
+def token_scores(model: Any, batch: PackedBatch) -> torch.Tensor:
+    """Log-probability of every scored token: (tokens,) float32."""
+    logits = read_logits(model, batch)
+    return logits[batch.token_logit, batch.token_id] - logits.logsumexp(-1)[batch.token_logit]
 
 
-def candidate_scores(model: Any, part: Part) -> torch.Tensor:
+def candidate_scores(model: Any, batch: PackedBatch) -> torch.Tensor:
     """Mean log-probability of each candidate's tokens, by example: (examples, most candidates) float32, else -inf.
 
     Appendix D.4 of arXiv 2305.17333. Where every candidate is one of a few label words, these are their logits, which
     differ from the log-probabilities by the same number for all.
     """
-    if "label_ids" in part:
-        return read_logits(model, part, part["label_ids"])
-    return by_example(part, branch_means(part, token_scores(model, part)))
+    if batch.label_ids is not None:
+        return read_logits(model, batch, batch.label_ids)
+    return by_example(batch, continuation_means(batch, token_scores(model, batch)))
 
 
-def branch_means(part: Part, tokens: torch.Tensor) -> torch.Tensor:
-    """Mean over each branch's tokens: (branches,)."""
-    branches = len(part["owner"])
-    sums = torch.zeros(branches, dtype=tokens.dtype, device=tokens.device).index_add(0, part["branch"], tokens)
-    return sums / torch.bincount(part["branch"], minlength=branches)
+def continuation_means(batch: PackedBatch, tokens: torch.Tensor) -> torch.Tensor:
+    """(tokens,) to (continuations,): the mean over each continuation's tokens."""
+    sums = tokens.new_zeros(len(batch.example)).index_add(0, batch.token_continuation, tokens)
+    return sums / torch.bincount(batch.token_continuation, minlength=len(batch.example))
 
 
-def by_example(part: Part, values: torch.Tensor) -> torch.Tensor:
-    """Values of branches as a matrix (examples, most branches), filled with -inf."""
-    matrix = values.new_full((len(part["target"]), int(part["rank"].max()) + 1), -torch.inf)
-    return matrix.index_put((part["owner"], part["rank"]), values)
+def by_example(batch: PackedBatch, values: torch.Tensor, fill: float = -torch.inf) -> torch.Tensor:
+    """(continuations,) to (examples, most candidates); where an example has fewer, `fill`."""
+    matrix = values.new_full((len(batch.target), int(batch.candidate.max()) + 1), fill)
+    return matrix.index_put((batch.example, batch.candidate), values)
 
 
-def _branch_mask(segments: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _segment_mask(segments: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """(rows, length) segments to an additive attention mask (rows, 1, length, length)."""
     at = torch.arange(segments.shape[1], device=segments.device)
     seen, seeing = segments[:, None, :], segments[:, :, None]
@@ -89,10 +88,10 @@ def _branch_mask(segments: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 @torch.no_grad()
 def packable_length(model: Any) -> int:
-    """The longest text whose branches this model can score in one row; 0 where it knows no such attention.
+    """The longest text whose candidates this model can score in one row; 0 where it knows no such attention.
 
-    Found by trying: a short example is scored packed and plain. Layers with a sliding window would need a mask of
-    their own beyond the window.
+    Found by trying: a short example is scored in one row and in several. Layers with a sliding window would need a mask
+    of their own beyond the window.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     if "position_ids" not in inspect.signature(base.forward).parameters or not hasattr(model, "dtype"):
@@ -103,10 +102,9 @@ def packable_length(model: Any) -> int:
     example = Example(0, {}, query, ids[:4], [ids[4:7], ids[7:9], ids[9:12]], ((3, None),))
     device = compute_device(model)
     scores = []
-    for packed in (True, False):
-        part = {k: v.to(device) for k, v in make_part([lay_out(example, packed=packed)], 0).items()}
+    for in_one_row in (True, False):
         try:
-            scores.append(candidate_scores(model, part))
+            scores.append(candidate_scores(model, stack([pack(example, in_one_row=in_one_row)], 0).to(device)))
         except (TypeError, ValueError, RuntimeError, IndexError):  # a mask of four dimensions is refused
             return 0
     tolerance = SAME.get(model.dtype, 0.05)

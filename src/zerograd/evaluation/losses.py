@@ -1,69 +1,62 @@
-"""Objectives: functions of (model, batch) whose value is to fall. None of them needs a gradient."""
+"""Losses: functions of (model, batch) whose value is to fall. None of them needs a gradient."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from zerograd.evaluation.logprobs import candidate_scores, token_scores
-from zerograd.evaluation.packing import Part
-
-WAVE = 2048  # tokens of forwards in step; with more, making the noise again costs little
+from zerograd.evaluation.logprobs import by_example, candidate_scores, token_scores
+from zerograd.evaluation.packing import Batch, PackedBatch
 
 
-def cross_entropy(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+def cross_entropy(model: Any, batch: Batch) -> torch.Tensor:
     """Mean cross-entropy over the candidates' scores (Appendix D.4 of arXiv 2305.17333): float32 scalar.
 
     Args:
         model: The language model.
-        batch: As `zerograd.evaluation.packing.collate` makes it, with all branches.
+        batch: With all continuations.
     """
 
-    def loss(part: Part) -> torch.Tensor:
-        return F.cross_entropy(candidate_scores(model, part), part["target"], reduction="sum")
+    def loss(part: PackedBatch) -> torch.Tensor:
+        return F.cross_entropy(candidate_scores(model, part), part.target, reduction="sum")
 
-    return _total(loss, batch) / batch["examples"]
+    return _total(loss, batch) / batch.examples
 
 
-def answer_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+def answer_loss(model: Any, batch: Batch) -> torch.Tensor:
     """Mean negative log-probability of the scored tokens, given all before them (teacher forcing): float32 scalar.
 
     Args:
         model: The language model.
-        batch: As `zerograd.evaluation.packing.collate` makes it, with the right branches only.
+        batch: With the correct continuations only.
     """
-    return -_total(lambda part: token_scores(model, part).sum(), batch) / batch["tokens"]
+    return -_total(lambda part: token_scores(model, part).sum(), batch) / batch.tokens
 
 
-def error_rate(model: Any, batch: dict[str, Any]) -> torch.Tensor:
-    """Share of examples whose best candidate is not a right one (Section 3.3): float32 scalar, without a gradient."""
+def error_rate(model: Any, batch: Batch) -> torch.Tensor:
+    """Share of examples whose best candidate is not a right one (Section 3.3): float32 scalar, without a gradient.
 
-    def wrong(part: Part) -> torch.Tensor:
+    Args:
+        model: The language model.
+        batch: With all continuations.
+    """
+
+    def wrong(part: PackedBatch) -> torch.Tensor:
         best = candidate_scores(model, part).argmax(-1)
-        right = torch.zeros(len(best), int(part["rank"].max()) + 1, dtype=torch.long, device=best.device)
-        right = right.index_put((part["owner"], part["rank"]), part["right"])
-        return (1 - right.gather(1, best[:, None])).sum().float()
+        right = by_example(part, part.is_correct.float(), fill=0.0).gather(1, best[:, None])
+        return (1 - right).sum()
 
-    return _total(wrong, batch) / batch["examples"]
-
-
-def _total(value: Callable[[Part], torch.Tensor], batch: dict[str, Any]) -> torch.Tensor:
-    """The sum over a batch's parts, which are computed in step as long as they are short."""
-    values: list[torch.Tensor] = []
-    for parts in _waves(batch["parts"]):
-        values += [value(part) for part in parts]
-    return torch.stack(values).sum()
+    return _total(wrong, batch) / batch.examples
 
 
-def _waves(parts: Sequence[Part]) -> list[list[Part]]:
-    """Parts that together have at most `WAVE` tokens, because all of them are held at once."""
-    waves: list[list[Part]] = []
-    tokens = WAVE
-    for part in parts:
-        tokens += part["input_ids"].numel()
-        if tokens > WAVE:
-            waves.append([])
-            tokens = part["input_ids"].numel()
-        waves[-1].append(part)
-    return waves
+def _total(value: Callable[[PackedBatch], torch.Tensor], batch: Batch) -> torch.Tensor:
+    return torch.stack([value(part) for part in batch.parts]).sum()
+
+
+LOSSES: dict[str, Callable[[Any, Batch], torch.Tensor]] = {  # of the objectives that generate nothing
+    "cross_entropy": cross_entropy,
+    "accuracy": error_rate,
+    "answer": answer_loss,
+    "text": answer_loss,
+}

@@ -3,7 +3,7 @@
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -32,3 +32,6 @@ def _f1(answer: list[str], right: list[str]) -> float:
 def mean(values: Sequence[float]) -> float:
     """The mean."""
     return sum(values) / len(values)
+
+
+RATINGS: dict[str, Callable[[str, Sequence[str]], float]] = {"f1": f1, "exact_match": exact_match}  # of an answer

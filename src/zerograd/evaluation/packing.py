@@ -1,25 +1,25 @@
-"""Examples to tensors: every candidate in one forward, its prompt computed once.
+"""Examples to tensors: every candidate in one forward, its context computed once.
 
-An example becomes one row of tokens: the prefix, then each branch without its last token (whose logits nobody reads).
-Where there are several branches to feed, a token sees the prefix and its own branch only, and each branch counts its
-positions from the end of the prefix. Where every candidate is one token, only the prefix is left.
+An example becomes one row of tokens: the context, then each continuation without its last token (whose logits nobody
+reads). Where there are several continuations to feed, a token sees the context and its own continuation only, and each
+counts its positions from the end of the context. Where every candidate is one token, only the context is left.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from zerograd.tasks.objective import Continuations
 from zerograd.tasks.prompts import Example
 
 CALL_TOKENS = 96  # what one more forward costs, in tokens (measured: 64, and 47 to perturb the weights once more)
+WAVE = 2048  # tokens of forwards in lockstep; with more, making the noise again costs little
 PADDING = -1  # segment of a padded position
 MAX_LOGITS = 64 * 1024 * 1024  # logits that one forward may hold (256 MB in float32)
-
-Part = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,16 @@ class PackedExample:
 
     Args:
         example: The example.
-        numbers: The branches that are scored, by their numbers in the example.
-        rows: Rows of (token, segment, position): segment 0 is seen by all, k by the k-th branch.
-        reads: (row, column) of the logits that are needed, each once, and its number.
-        scored: For every scored token: number of the read, the token, the branch (counted among `numbers`).
+        numbers: The continuations that are scored, by their numbers in the example.
+        rows: Rows of (token id, segment, position): segment 0 is seen by all, k by the k-th continuation only.
+        logits: (row, column) of the logits that are read, each once, and its number.
+        scored: For every scored token: number of the logits, the token id, the continuation (counted among `numbers`).
     """
 
     example: Example
     numbers: list[int]
     rows: list[list[tuple[int, int, int]]] = field(default_factory=list)
-    reads: dict[tuple[int, int], int] = field(default_factory=dict)
+    logits: dict[tuple[int, int], int] = field(default_factory=dict)
     scored: list[tuple[int, int, int]] = field(default_factory=list)
 
     @property
@@ -46,146 +46,220 @@ class PackedExample:
         return max(map(len, self.rows))
 
     @property
-    def right(self) -> list[bool]:
-        """Whether each branch is a right answer."""
+    def is_correct(self) -> list[bool]:
+        """Whether each continuation is a right answer."""
         return [number in self.example.query.correct for number in self.numbers]
 
+    @property
+    def target(self) -> int:
+        """The continuation to learn, counted among `numbers`."""
+        return self.is_correct.index(True) if any(self.is_correct) else 0
 
-def lay_out(example: Example, branches: str = "all", packed: bool = True) -> PackedExample:
+    def score(self, row: int, column: int, token: int, continuation: int) -> None:
+        """Read the logits there for a token of a continuation."""
+        number = self.logits.setdefault((row, column), len(self.logits))
+        self.scored.append((number, token, continuation))
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """The tensors of one forward, int64 where nothing else is said.
+
+    Args:
+        input_ids, attention_mask: (rows, length), padded at the end.
+        logit_row, logit_column: (logits,) where logits are read.
+        token_logit: (tokens,) which of these predicts each scored token.
+        token_id: (tokens,) the scored token.
+        token_continuation: (tokens,) the continuation that it belongs to.
+        example: (continuations,) the example of each continuation.
+        candidate: (continuations,) its number among those of its example.
+        is_correct: (continuations,) bool, whether it is a right answer.
+        target: (examples,) the candidate to learn.
+        segments: (rows, length) who sees a token: 0 all, k its row's k-th continuation, `PADDING` none; None: all see
+            all before them.
+        position_ids: (rows, length) where there are segments.
+        label_ids: (classes,) token ids, where the continuations of every example are exactly these, one token each.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    logit_row: torch.Tensor
+    logit_column: torch.Tensor
+    token_logit: torch.Tensor
+    token_id: torch.Tensor
+    token_continuation: torch.Tensor
+    example: torch.Tensor
+    candidate: torch.Tensor
+    is_correct: torch.Tensor
+    target: torch.Tensor
+    segments: torch.Tensor | None = None
+    position_ids: torch.Tensor | None = None
+    label_ids: torch.Tensor | None = None
+
+    def to(self, device: Any, non_blocking: bool = False) -> "PackedBatch":
+        """The same on a device; tensors that are there already are not copied."""
+        moved = {k: None if t is None else t.to(device, non_blocking=non_blocking) for k, t in vars(self).items()}
+        return PackedBatch(**moved)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a loss is the mean over: examples cut into forwards, or examples whose answers the model writes.
+
+    Args:
+        parts: The forwards.
+        examples: How many examples there are; a mean over examples divides by it.
+        tokens: How many tokens are scored; a mean over tokens divides by it.
+        prompts: The examples, where the answers to their contexts are generated.
+    """
+
+    parts: tuple[PackedBatch, ...]
+    examples: int
+    tokens: int = 0
+    prompts: tuple[Example, ...] = ()
+
+    def to(self, device: Any, non_blocking: bool = False) -> "Batch":
+        """The same on a device; accelerate and transformers call it."""
+        return replace(self, parts=tuple(part.to(device, non_blocking) for part in self.parts))
+
+    def waves(self) -> list[list["Batch"]]:
+        """The batch as batches of one part each, which count as one example and one token: their losses are sums.
+
+        Returns:
+            Groups of at most `WAVE` padded tokens (or one part), which can be in memory at once.
+        """
+        if not self.parts:
+            return [[self]]
+        waves: list[list[Batch]] = []
+        tokens = WAVE
+        for part in self.parts:
+            tokens += part.input_ids.numel()
+            if tokens > WAVE:
+                waves.append([])
+                tokens = part.input_ids.numel()
+            waves[-1].append(replace(self, parts=(part,), examples=1, tokens=1))
+        return waves
+
+
+def pack(example: Example, continuations: Continuations = "all", in_one_row: bool = True) -> PackedExample:
     """Lay out an example.
 
     Args:
         example: The example.
-        branches: "all", the "right" one only, or the right one with its whole "text" scored.
-        packed: All branches in one row; else one row each, for models that know no such attention.
+        continuations: "all", the "correct" one only, or the correct one with its whole "text" scored.
+        in_one_row: All continuations in one row; else one row each, for models that know no such attention.
     """
     right = example.query.correct[0] if example.query.correct else 0
-    layout = PackedExample(example, list(range(len(example.branches))) if branches == "all" else [right])
-    prefix, chosen = example.prefix, [example.branches[i] for i in layout.numbers]
+    packed = PackedExample(example, list(range(len(example.continuations))) if continuations == "all" else [right])
+    context, chosen = example.context, [example.continuations[i] for i in packed.numbers]
     if example.position is not None:
-        layout.rows.append(_row(prefix))
-        for k, branch in enumerate(chosen):
-            _score(layout, (0, example.position), branch[0], k)
-        return layout
-    if packed or all(len(branch) == 1 for branch in chosen):
-        fed = [branch[:-1] for branch in chosen]
-        starts = [len(prefix), *accumulate(map(len, fed), initial=len(prefix))][1:]
-        layout.rows.append(_row(prefix, fed))
+        packed.rows.append(_row(context))
+        for k, continuation in enumerate(chosen):
+            packed.score(0, example.position, continuation[0], k)
+        return packed
+    fed = [continuation[:-1] for continuation in chosen]
+    starts: list[int] = []  # columns where the continuations start, where one row holds them all
+    if in_one_row or not any(fed):
+        starts = [len(context), *accumulate(map(len, fed), initial=len(context))][1:]
+        packed.rows.append(_row(context, fed))
     else:
-        starts = []
-        layout.rows.extend(_row(prefix, [branch[:-1]]) for branch in chosen)
-    for k, branch in enumerate(chosen):
-        for at in _positions(example, branch, branches == "text"):
+        packed.rows.extend(_row(context, [tokens]) for tokens in fed)
+    for k, continuation in enumerate(chosen):
+        text = context + continuation
+        for at in _scored_positions(example, len(text), continuations == "text"):
             before = at - 1
-            column = before if not starts or before < len(prefix) else starts[k] + before - len(prefix)
-            _score(
-                layout, (0 if starts else k, column), (prefix[at] if at < len(prefix) else branch[at - len(prefix)]), k
-            )
-    return layout
+            column = before if not starts or before < len(context) else starts[k] + before - len(context)
+            packed.score(0 if starts else k, column, text[at], k)
+    return packed
 
 
-def _row(prefix: list[int], fed: Sequence[list[int]] = ()) -> list[tuple[int, int, int]]:
+def _row(context: list[int], fed: Sequence[list[int]] = ()) -> list[tuple[int, int, int]]:
     several = sum(map(bool, fed)) > 1
-    row = [(token, 0, at) for at, token in enumerate(prefix)]
-    for k, branch in enumerate(fed):
-        row += [(token, k + 1 if several else 0, len(prefix) + at) for at, token in enumerate(branch)]
+    row = [(token, 0, at) for at, token in enumerate(context)]
+    for k, tokens in enumerate(fed):
+        row += [(token, k + 1 if several else 0, len(context) + at) for at, token in enumerate(tokens)]
     return row
 
 
-def _positions(example: Example, branch: list[int], whole: bool) -> Iterator[int]:
-    end = len(example.prefix) + len(branch)
+def _scored_positions(example: Example, length: int, whole: bool) -> Iterator[int]:
     for start, stop in ((1, None),) if whole else example.spans:
-        yield from range(max(1, start), end if stop is None else min(stop, end))
+        yield from range(max(1, start), length if stop is None else min(stop, length))
 
 
-def _score(layout: PackedExample, source: tuple[int, int], token: int, branch: int) -> None:
-    slot = layout.reads.setdefault(source, len(layout.reads))
-    layout.scored.append((slot, token, branch))
-
-
-def make_part(layouts: Sequence[PackedExample], pad_token_id: int, label_ids: list[int] | None = None) -> Part:
-    """Tensors of one forward.
+def stack(examples: Sequence[PackedExample], pad_token_id: int, label_ids: list[int] | None = None) -> PackedBatch:
+    """The tensors of one forward.
 
     Args:
-        layouts: The examples.
+        examples: The packed examples.
         pad_token_id: Fills the rows' ends.
-        label_ids: Where the branches of every example are exactly these tokens, one each.
-
-    Returns:
-        input_ids, attention_mask: (rows, length); also segments and position_ids where a row holds several branches.
-        read_rows, read_columns: (reads,) where logits are needed.
-        slot, token, branch: (scored tokens,) the read, the token id, the branch it belongs to.
-        owner, rank: (branches,) the example of each branch, and its number there.
-        right: (branches,) bool; target: (examples,) the rank to learn.
-        label_ids: (classes,) if given.
+        label_ids: The label words' tokens; used where the continuations of every example are exactly these.
     """
-    columns = [torch.tensor(row).unbind(1) for layout in layouts for row in layout.rows]
-    ids, segments, places = zip(*columns, strict=True)
-    part = {
-        "input_ids": pad_sequence(list(ids), batch_first=True, padding_value=pad_token_id),
-        "attention_mask": pad_sequence([torch.ones_like(t) for t in ids], batch_first=True),
-    }
-    if any(segment.any() for segment in segments):
-        part["segments"] = pad_sequence(list(segments), batch_first=True, padding_value=PADDING)
-        part["position_ids"] = pad_sequence(list(places), batch_first=True)
-    lists: dict[str, list[int]] = {
-        k: [] for k in ("read_rows", "read_columns", "slot", "token", "branch", "owner", "rank", "right", "target")
-    }
-    row = 0
-    for number, layout in enumerate(layouts):
-        slots, branches = len(lists["read_rows"]), len(lists["owner"])
-        lists["read_rows"] += [row + r for r, _ in layout.reads]
-        lists["read_columns"] += [c for _, c in layout.reads]
-        lists["slot"] += [slots + slot for slot, _, _ in layout.scored]
-        lists["token"] += [token for _, token, _ in layout.scored]
-        lists["branch"] += [branches + branch for _, _, branch in layout.scored]
-        lists["owner"] += [number] * len(layout.numbers)
-        lists["rank"] += range(len(layout.numbers))
-        lists["right"] += layout.right
-        lists["target"].append(layout.right.index(True) if any(layout.right) else 0)
-        row += len(layout.rows)
-    part |= {key: torch.tensor(values, dtype=torch.long) for key, values in lists.items()}
-    if label_ids is not None and all(x.example.branches == [[i] for i in label_ids] for x in layouts):
-        part["label_ids"] = torch.tensor(label_ids)
-    return part
+    rows = [row for packed in examples for row in packed.rows]
+    ids, segments, positions = zip(*(torch.tensor(row).unbind(1) for row in rows), strict=True)
+    is_segmented = any(row[-1][1] for row in rows)
+    is_labelled = label_ids is not None and all(p.example.continuations == [[i] for i in label_ids] for p in examples)
+    first_row = _starts(len(p.rows) for p in examples)
+    first_logit = _starts(len(p.logits) for p in examples)
+    first_continuation = _starts(len(p.numbers) for p in examples)
+    return PackedBatch(
+        input_ids=pad_sequence(list(ids), batch_first=True, padding_value=pad_token_id),
+        attention_mask=pad_sequence([torch.ones_like(t) for t in ids], batch_first=True),
+        logit_row=_tensor(first_row[i] + row for i, p in enumerate(examples) for row, _ in p.logits),
+        logit_column=_tensor(column for p in examples for _, column in p.logits),
+        token_logit=_tensor(first_logit[i] + n for i, p in enumerate(examples) for n, _, _ in p.scored),
+        token_id=_tensor(token for p in examples for _, token, _ in p.scored),
+        token_continuation=_tensor(first_continuation[i] + k for i, p in enumerate(examples) for _, _, k in p.scored),
+        example=_tensor(i for i, p in enumerate(examples) for _ in p.numbers),
+        candidate=_tensor(k for p in examples for k in range(len(p.numbers))),
+        is_correct=_tensor(right for p in examples for right in p.is_correct).bool(),
+        target=_tensor(p.target for p in examples),
+        segments=pad_sequence(list(segments), batch_first=True, padding_value=PADDING) if is_segmented else None,
+        position_ids=pad_sequence(list(positions), batch_first=True) if is_segmented else None,
+        label_ids=torch.tensor(label_ids) if is_labelled else None,
+    )
+
+
+def _starts(lengths: Iterable[int]) -> list[int]:
+    return list(accumulate(lengths, initial=0))
+
+
+def _tensor(values: Iterable[int]) -> torch.Tensor:
+    return torch.tensor(list(values), dtype=torch.long)
 
 
 def collate(
     examples: Sequence[Example],
     pad_token_id: int,
     *,
-    branches: str = "all",
-    packed: bool = True,
+    continuations: Continuations = "all",
+    in_one_row: bool = True,
     label_ids: list[int] | None = None,
     vocabulary: int = 1,
-) -> dict[str, Any]:
+) -> Batch:
     """A training batch, cut into parts of similar length so that little padding is computed.
 
     Args:
-        examples, pad_token_id, branches, packed, label_ids: As for `lay_out` and `make_part`.
-        vocabulary: Size of the vocabulary, which bounds how many positions a part may read.
-
-    Returns:
-        parts: as `make_part` returns them; examples: how many; tokens: how many are scored.
+        examples, pad_token_id, continuations, in_one_row, label_ids: As for `pack` and `stack`.
+        vocabulary: Size of the vocabulary, which bounds how many logits a part may read.
     """
-    layouts = sorted((lay_out(e, branches, packed) for e in examples), key=lambda layout: layout.length)
-    parts = []
-    for start, stop in cheapest_cuts([layout.length for layout in layouts], CALL_TOKENS):
-        parts += [make_part(p, pad_token_id, label_ids) for p in bounded(layouts[start:stop], None, vocabulary)]
-    return {"parts": parts, "examples": len(examples), "tokens": sum(len(layout.scored) for layout in layouts)}
+    packed = sorted((pack(e, continuations, in_one_row) for e in examples), key=lambda p: p.length)
+    parts: list[PackedBatch] = []
+    for start, stop in cheapest_cuts([p.length for p in packed], CALL_TOKENS):
+        parts += [stack(p, pad_token_id, label_ids) for p in bounded(packed[start:stop], None, vocabulary)]
+    return Batch(tuple(parts), len(examples), sum(len(p.scored) for p in packed))
 
 
-def bounded(layouts: Sequence[PackedExample], tokens: int | None, vocabulary: int) -> list[list[PackedExample]]:
-    """Cut layouts of ascending length so that a part has at most so many padded tokens, and MAX_LOGITS logits."""
+def bounded(examples: Sequence[PackedExample], tokens: int | None, vocabulary: int) -> list[list[PackedExample]]:
+    """Cut examples of ascending length so that a part has at most so many padded tokens, and MAX_LOGITS logits."""
     parts: list[list[PackedExample]] = []
-    rows = reads = 0
-    for layout in layouts:
-        rows, reads = rows + len(layout.rows), reads + len(layout.reads)
-        if parts and (tokens is None or rows * layout.length <= tokens) and reads * vocabulary <= MAX_LOGITS:
-            parts[-1].append(layout)
+    rows = logits = 0
+    for packed in examples:
+        rows, logits = rows + len(packed.rows), logits + len(packed.logits)
+        if parts and (tokens is None or rows * packed.length <= tokens) and logits * vocabulary <= MAX_LOGITS:
+            parts[-1].append(packed)
         else:
-            parts.append([layout])
-            rows, reads = len(layout.rows), len(layout.reads)
+            parts.append([packed])
+            rows, logits = len(packed.rows), len(packed.logits)
     return parts
 
 

@@ -2,7 +2,7 @@
 
 from difflib import get_close_matches
 
-from zerograd.tasks import choice, classification, generation
+from zerograd.tasks import paper
 from zerograd.tasks.custom import custom_task as custom_task
 from zerograd.tasks.task import MASK as MASK
 from zerograd.tasks.task import MESSAGES as MESSAGES
@@ -11,8 +11,7 @@ from zerograd.tasks.task import Row as Row
 from zerograd.tasks.task import Task as Task
 from zerograd.tasks.task import TaskError as TaskError
 
-_FILES = (classification, choice, generation)
-TASKS = {task.name: task for file in _FILES for task in vars(file).values() if isinstance(task, Task)}
+TASKS = {task.name: task for task in vars(paper).values() if isinstance(task, Task)}
 
 
 def get_task(name: str) -> Task:

@@ -12,7 +12,7 @@ Spans = tuple[tuple[int, int | None], ...]
 def encode_chat(
     tokenizer: PreTrainedTokenizerBase, row: Row, max_length: int, max_new_tokens: int
 ) -> tuple[list[int], list[int], Spans, bool]:
-    """Tokens up to the last assistant turn, the rest, the ranges the assistant wrote, and whether it was cut.
+    """The context (up to the last assistant turn), the rest, the ranges the assistant wrote, and whether it was cut.
 
     A conversation that is too long loses its first turns after a system message, as many as needed.
 
@@ -22,9 +22,9 @@ def encode_chat(
     messages = _checked(row[MESSAGES])
     cut = False
     while True:
-        prefix, whole, spans = _apply(tokenizer, messages)
-        if len(whole) <= max_length and len(prefix) + max_new_tokens <= max_length:
-            return prefix, whole[len(prefix) :], spans, cut
+        context, whole, spans = _apply(tokenizer, messages)
+        if len(whole) <= max_length and len(context) + max_new_tokens <= max_length:
+            return context, whole[len(context) :], spans, cut
         messages = _without_first_exchange(messages, len(whole), max_length)
         cut = True
 

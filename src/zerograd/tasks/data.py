@@ -82,7 +82,7 @@ def load_splits(task: Task, data: str | Path | None, wanted: SplitSizes, test_da
     """
     num_train, num_dev, num_test = wanted.sizes(task)
     notes: list[str] = []
-    pool, source = load_split(task, data, "train", notes)
+    pool, source, classes = _load(task, data, "train", notes)
     order = np.random.default_rng(wanted.seed).permutation(len(pool)).tolist()
     if len(pool) < 2:
         raise DataError(f"{source} has {len(pool)} training row; training and dev need at least one each")
@@ -93,18 +93,18 @@ def load_splits(task: Task, data: str | Path | None, wanted: SplitSizes, test_da
         dev_split = None
     else:
         test_name = _test_split(task, data if test_data is None else test_data)
-        test, test_source = load_split(task, data if test_data is None else test_data, test_name, notes)
+        test, test_source, _ = _load(task, data if test_data is None else test_data, test_name, notes)
         dev_split = _dev_split(task, data, test_name if test_data is None else None)
         chosen = np.random.default_rng(wanted.seed).permutation(len(test))[:num_test]
         test_rows = _rows(test, chosen)
         _note_unused(notes, test_source, len(test), len(test_rows))
     if dev_split is None:
-        train, dev = _by_class(task, pool, order, wanted.k, notes) if wanted.k else _first(order, num_train, num_dev)
+        train, dev = _by_class(task, classes, order, wanted.k, notes) if wanted.k else _first(order, num_train, num_dev)
         dev_rows = _rows(pool, dev)
     else:
-        train = _by_class(task, pool, order, wanted.k, notes, dev=False)[0] if wanted.k else order[:num_train]
+        train = _by_class(task, classes, order, wanted.k, notes, dev=False)[0] if wanted.k else order[:num_train]
         dev = []
-        dev_rows = _rows(load_split(task, data, dev_split, notes)[0], None)
+        dev_rows = _rows(_load(task, data, dev_split, notes)[0], None)
     if not train or not dev_rows:
         raise DataError(f"{source} has too few rows for training and dev: {len(pool)}")
     _note_unused(notes, source, len(order), len(train) + len(dev))
@@ -117,6 +117,12 @@ def load_split(task: Task, data: str | Path | None, split: str, notes: list[str]
     Raises:
         DataError: As `load_splits`.
     """
+    rows, source, _ = _load(task, data, split, [] if notes is None else notes)
+    return rows, source
+
+
+def _load(task: Task, data: str | Path | None, split: str, notes: list[str]) -> tuple[Dataset, str, list[int]]:
+    """A split, where it came from, and the class of each row (classification; else nothing)."""
     if data is None:
         if task.hub is None:
             raise DataError(f"task {task.name!r} has no data set on the hub; give your data with --data")
@@ -127,7 +133,8 @@ def load_split(task: Task, data: str | Path | None, split: str, notes: list[str]
     if len(rows) == 0:
         raise DataError(f"{source} is empty; task {task.name!r} needs at least one row in it")
     _check_columns(task, rows, source)
-    return _check_values(task, rows, source, notes if notes is not None else []), source
+    rows, classes = _check_values(task, rows, source, notes)
+    return rows, source, classes
 
 
 def read_file(path: Path) -> Dataset:
@@ -209,19 +216,19 @@ def _check_columns(task: Task, rows: Dataset, source: str) -> None:
             )
 
 
-def _check_values(task: Task, rows: Dataset, source: str, notes: list[str]) -> Dataset:
+def _check_values(task: Task, rows: Dataset, source: str, notes: list[str]) -> tuple[Dataset, list[int]]:
     for column in task.text_columns:
         for i, value in enumerate(rows[column]):
             if value is None or (isinstance(task.prompt, str) and task.kind != "chat" and isinstance(value, list)):
                 raise DataError(f"row {i} of {source} has {value!r} in column {column!r}, where a text belongs")
     if task.kind != "classification":
-        return rows
-    keep = []
+        return rows, []
+    keep, classes = [], []
     for i, label in enumerate(rows[task.label_column]):
         if label == UNLABELLED and task.hub is not None:
             continue
         try:
-            task.correct_class({task.label_column: label})
+            classes.append(task.correct_class({task.label_column: label}))
         except TaskError as error:
             raise DataError(f"row {i} of {source} {error}") from None
         keep.append(i)
@@ -230,7 +237,7 @@ def _check_values(task: Task, rows: Dataset, source: str, notes: list[str]) -> D
     if len(keep) < len(rows):
         notes.append(f"{source}: {len(rows) - len(keep)} rows without a label ({UNLABELLED}) were left out")
         rows = rows.select(keep).add_column(ROW, keep)
-    return rows
+    return rows, classes
 
 
 def _first(order: list[int], num_train: int, num_dev: int) -> tuple[list[int], list[int]]:
@@ -242,13 +249,12 @@ def _first(order: list[int], num_train: int, num_dev: int) -> tuple[list[int], l
 
 
 def _by_class(
-    task: Task, pool: Dataset, order: list[int], k: int, notes: list[str], dev: bool = True
+    task: Task, classes: list[int], order: list[int], k: int, notes: list[str], dev: bool = True
 ) -> tuple[list[int], list[int]]:
     """The first k rows of each class, and the next k where dev rows are drawn too."""
-    labels = list(pool[task.label_column])
     groups: list[list[int]] = [[] for _ in task.labels]
     for i in order:
-        groups[task.correct_class({task.label_column: labels[i]})].append(i)
+        groups[classes[i]].append(i)
     train, rest = [], []
     for word, group in zip(task.labels, groups, strict=True):
         take = k if len(group) >= (2 * k if dev else k) else len(group) // 2 if dev else len(group)

@@ -21,14 +21,14 @@ class PromptError(ValueError):
 
 @dataclass(frozen=True)
 class Example:
-    """One row, ready for the model. A candidate's whole text is `prefix` and then its branch.
+    """One row, ready for the model. A candidate's whole text is `context` and then its continuation.
 
     Args:
         index: Row number in its split.
         row: The row.
         query: What it asks, as text.
-        prefix: Token ids that all branches share; in generation, the prompt. Special tokens included.
-        branches: What follows in each candidate (one branch: the answer to learn).
+        context: Token ids that all candidates share; in generation, the prompt. Special tokens included.
+        continuations: What follows in each candidate (of one only: the answer to learn).
         spans: Ranges of positions in the whole text whose tokens are scored; None ends with the text.
         position: The mask's position; None in causal examples, whose tokens are predicted by the one before.
     """
@@ -36,15 +36,15 @@ class Example:
     index: int
     row: Row
     query: Query
-    prefix: list[int]
-    branches: list[list[int]]
+    context: list[int]
+    continuations: list[list[int]]
     spans: tuple[tuple[int, int | None], ...] = ()
     position: int | None = None
 
     @property
     def length(self) -> int:
         """Tokens of the longest candidate's whole text."""
-        return len(self.prefix) + max(map(len, self.branches), default=0)
+        return len(self.context) + max(map(len, self.continuations), default=0)
 
 
 @dataclass
@@ -179,11 +179,11 @@ class Prompter:
 
     def _encode(self, index: int, row: Row, demos: list[str], cuts: Truncation) -> Example:
         if self.task.kind == "chat":
-            prefix, branch, spans, cut = encode_chat(self.tokenizer, row, self.max_length, self.max_new_tokens)
+            context, answer, spans, cut = encode_chat(self.tokenizer, row, self.max_length, self.max_new_tokens)
             cuts.shortened += cut
             if not spans and not self.max_new_tokens:
                 raise TaskError("has no message of the assistant, from which to learn")
-            return Example(index, row, Query(""), prefix, [branch], spans)
+            return Example(index, row, Query(""), context, [answer], spans)
         while True:
             example = self._attempt(index, row, demos)
             if self._length(example) <= self.max_length:
@@ -235,8 +235,8 @@ class Prompter:
         return replace(self._attempt(index, {**row, str(passage): text[starts[low] :]}, []), row=row)
 
     def _length(self, example: Example) -> int:
-        longest = max((len(branch) for branch in example.branches), default=0) if not self.masked else 0
-        return len(example.prefix) + max(longest, self.max_new_tokens)
+        longest = max(map(len, example.continuations), default=0) if not self.masked else 0
+        return len(example.context) + max(longest, self.max_new_tokens)
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, verbose=False)["input_ids"]

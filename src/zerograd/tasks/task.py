@@ -5,13 +5,10 @@ from dataclasses import dataclass, field
 from string import Formatter
 from typing import Any
 
+from zerograd.tasks.objective import METRICS, Objective, fitting, get_objective
+
 Row = Mapping[str, Any]
 MASK = "<mask>"  # stands for the tokenizer's own mask token in a masked prompt
-OBJECTIVES = ("cross_entropy", "answer", "text", "accuracy", "f1", "exact_match")
-METRICS = {
-    "classification": ("accuracy", "loss"), "choice": ("accuracy", "loss"), "generation": ("f1", "exact_match"),
-    "chat": ("loss",),
-}  # fmt: skip
 MESSAGES = "messages"
 
 
@@ -73,7 +70,7 @@ class Task:
         max_new_tokens: Tokens after which a generated answer ends in any case.
         columns: Columns a prompt function reads; templates name theirs.
         passage: The column that is cut in prompts longer than the model's context; None: the longest of `columns`.
-        objective: What training minimises (or maximises): one of `OBJECTIVES`; None: the kind's own.
+        objective: What training minimises (or maximises): one of `objective.OBJECTIVES`; None: the kind's own.
         metric: accuracy, f1, exact_match or loss; None: the kind's own.
         hub: Data set on the Hugging Face hub, and its configuration (None: the only one).
         test_split: The split that stands in for the test set.
@@ -128,8 +125,10 @@ class Task:
             raise TaskError(f"a {self.kind} task is judged by {' or '.join(METRICS[self.kind])}, not {self.metric!r}")
         if self.label_values and len(self.label_values) != len(self.labels):
             raise TaskError(f"task {self.name!r} has {len(self.labels)} labels and {len(self.label_values)} values")
-        if self.objective is not None and ":" not in self.objective and self.objective not in OBJECTIVES:
-            raise TaskError(f"unknown objective {self.objective!r}; choose module:function or {', '.join(OBJECTIVES)}")
+        try:
+            get_objective(self.objective, self.kind)
+        except ValueError as error:
+            raise TaskError(str(error)) from None
         if isinstance(self.prompt, str) and self.kind != "chat":
             template_columns(self.prompt)
 
@@ -141,6 +140,31 @@ class Task:
         if self.candidates is not None:
             return "choice"
         return "chat" if self.prompt == MESSAGES else "generation"
+
+    @property
+    def goal(self) -> Objective:
+        """What training minimises.
+
+        Raises:
+            TaskError: It does not fit the task.
+        """
+        goal = get_objective(self.objective, self.kind)
+        learns = self.kind != "generation" or self.answers is not None
+        if not goal.is_reward and not (learns and self.kind in goal.kinds):
+            names = [o.name for o in fitting(self.kind)] if learns else []
+            raise TaskError(
+                f"objective {goal.name!r} does not fit task {self.name!r}, a {self.kind}"
+                f"{'' if learns else ' without answers'}; choose {', '.join((*names, 'module:function'))}"
+            )
+        return goal
+
+    @property
+    def judged_by(self) -> str:
+        """The metric that is reported first and selects the best checkpoint; all but loss are better when larger."""
+        goal = get_objective(self.objective, self.kind)
+        if goal.is_reward:
+            return "reward"
+        return self.metric or (goal.name if goal.generates else METRICS[self.kind][0])
 
     @property
     def grid(self) -> Grid:

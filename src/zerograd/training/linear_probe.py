@@ -18,7 +18,7 @@ from zerograd.core.device import compute_device
 from zerograd.evaluation.bound_task import BoundTask
 from zerograd.evaluation.evaluate import batches
 from zerograd.evaluation.logprobs import read_states
-from zerograd.evaluation.packing import lay_out, make_part
+from zerograd.evaluation.packing import pack, stack
 from zerograd.tasks.prompts import Example, PromptError
 from zerograd.training.adapters import untie
 
@@ -29,7 +29,7 @@ FULL, EARLY = {"max_iter": 5000, "tol": 1e-4}, {"max_iter": 1000, "tol": 1e-2}
 
 
 def linear_probe(
-    model: Any, side: BoundTask, examples: list[Example], *, early_stopping: bool = False, progress: bool = True
+    model: Any, task: BoundTask, examples: list[Example], *, early_stopping: bool = False, progress: bool = True
 ) -> int:
     """Fit a linear classifier of the label words on frozen features and put it into the model's head.
 
@@ -37,7 +37,7 @@ def linear_probe(
 
     Args:
         model: The model, in eval mode.
-        side: A task with label words of one token each, bound to the model.
+        task: One with label words of one token each, bound to the model.
         examples: The training examples.
         early_stopping: The paper's, for LP-MeZO: fewer iterations, a looser tolerance.
         progress: Show a bar.
@@ -48,16 +48,16 @@ def linear_probe(
     Raises:
         PromptError: The task has no labels of one token, or the rows lack a class.
     """
-    label_ids = side.prompter.label_ids
+    label_ids = task.prompter.label_ids
     if label_ids is None:
         raise PromptError(
-            f"linear probing needs label words of one token each, which task {side.task.name!r} does not have with "
+            f"linear probing needs label words of one token each, which task {task.task.name!r} does not have with "
             "this tokenizer"
         )
-    states, forwards = hidden_states(model, side, examples, progress)
+    states, forwards = hidden_states(model, task, examples, progress)
     right = np.array([e.query.correct[0] for e in examples])
     counts = Counter(right.tolist())
-    missing = [side.task.labels[i] for i in range(len(label_ids)) if not counts[i]]
+    missing = [task.task.labels[i] for i in range(len(label_ids)) if not counts[i]]
     if missing:
         raise PromptError(f"linear probing needs training rows of every class; there is none of {missing[0]!r}")
     untie(model)
@@ -73,7 +73,7 @@ def linear_probe(
 
 @torch.no_grad()
 def hidden_states(
-    model: Any, side: BoundTask, examples: list[Example], progress: bool = True
+    model: Any, task: BoundTask, examples: list[Example], progress: bool = True
 ) -> tuple[np.ndarray, int]:
     """What the head reads where each answer is written (the last position, or the mask), and the forwards taken.
 
@@ -81,14 +81,12 @@ def hidden_states(
         (examples, hidden size) float32, in the order of the examples.
     """
     device = compute_device(model)
-    layouts = sorted((lay_out(e) for e in examples), key=lambda layout: layout.length)
     found: dict[int, np.ndarray] = {}
     forwards = 0
     with tqdm(total=len(examples), desc="features", unit="ex", disable=not progress, leave=False) as bar:
-        for chosen in batches(layouts, 1):
-            part = {k: v.to(device) for k, v in make_part(chosen, side.pad_token_id).items()}
-            states = read_states(model, part).cpu().numpy()
-            found.update((id(layout.example), row) for layout, row in zip(chosen, states, strict=True))
+        for chosen in batches([pack(e) for e in examples], 1):
+            states = read_states(model, stack(chosen, task.pad_token_id).to(device)).cpu().numpy()
+            found.update((id(packed.example), row) for packed, row in zip(chosen, states, strict=True))
             forwards += 1
             bar.update(len(chosen))
     return np.stack([found[id(e)] for e in examples]), forwards

@@ -11,7 +11,7 @@ from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, BitsAndBytesConfig
 
-from zerograd.evaluation.bound_task import is_masked_lm
+from zerograd.tasks.model_kind import is_masked_lm
 
 ADAPTER_CONFIG = "adapter_config.json"
 QUANTIZE = ("8bit", "4bit")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from peft.utils.constants import DUMMY_TARGET_MODULES
 
-from zerograd.evaluation.bound_task import is_masked_lm
+from zerograd.tasks.model_kind import is_masked_lm
 from zerograd.tasks.task import CAUSAL_GRID, MASKED_GRID
 from zerograd.training.models import base_and_adapter, load_config, read_adapter_config
 

@@ -8,6 +8,7 @@ from transformers import Trainer
 from transformers.trainer_utils import PredictionOutput
 
 from zerograd.evaluation.bound_task import BoundTask
+from zerograd.evaluation.packing import Batch
 
 
 class TaskTrainer(Trainer):
@@ -43,6 +44,10 @@ class TaskTrainer(Trainer):
         if task is not None:
             self.loss_is_scaled_for_ga = False  # the task's loss is the mean of each micro-batch
 
+    def _prepare_input(self, data: Any) -> Any:
+        """Puts a task's batch onto the device, once a step; the Trainer's own knows tensors and collections only."""
+        return data.to(self.args.device) if isinstance(data, Batch) else super()._prepare_input(data)
+
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The task's loss, or the model's own."""
         if self.bound_task is None:
@@ -71,7 +76,7 @@ class TaskTrainer(Trainer):
         if self.bound_task is None:
             return super().predict(test_dataset, ignore_keys, metric_key_prefix)
         predictions = self.bound_task.predict(self.model, self.bound_task.encode(test_dataset))
-        measured = {f"{metric_key_prefix}_{k}": v for k, v in self.bound_task.measure(predictions).items()}
+        measured = {f"{metric_key_prefix}_{k}": v for k, v in self.bound_task.metrics(predictions).items()}
         answers = [(p.predicted, p.answers) if p.scores is None else (p.scores, p.correct) for p in predictions]
         made, right = zip(*answers, strict=True)
         return PredictionOutput(_array(made), _array(right), measured)

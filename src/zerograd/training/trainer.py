@@ -8,6 +8,7 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from zerograd.core.device import offloaded_to
 from zerograd.core.header import LogError
 from zerograd.core.optimizer import MeZO
+from zerograd.core.probe import Parts
 from zerograd.core.steplog import StepLog
 from zerograd.training.checkpoints import load_base, save_base
 from zerograd.training.config import MeZOArguments, MeZOConfig
@@ -151,12 +153,18 @@ class MeZOMixin:
         inputs = self._prepare_inputs(inputs)
         share = self.current_gradient_accumulation_steps if self._loss_is_a_mean(num_items_in_batch) else 1
 
-        def closure() -> torch.Tensor:
+        def loss(some: dict[str, Any]) -> torch.Tensor:
             with self.compute_loss_context_manager():
-                loss = self.compute_loss(model, {**inputs}, num_items_in_batch=num_items_in_batch)
-            return loss.mean() / share
+                found = self.compute_loss(model, {**some}, num_items_in_batch=num_items_in_batch)
+            return found.mean() / share
 
-        return torch.tensor(self.mezo.probe(closure), device=self.args.device)
+        waves, divisor = self._pieces(inputs)
+        parts = Parts([[partial(loss, piece) for piece in wave] for wave in waves], divisor)
+        return torch.tensor(self.mezo.probe(parts), device=self.args.device)
+
+    def _pieces(self: Any, inputs: dict[str, Any]) -> tuple[list[list[dict[str, Any]]], int]:
+        """Inputs whose losses may be computed side by side, and what the sum of these is divided by."""
+        return [[inputs]], 1
 
     def _loss_is_a_mean(self: Any, num_items_in_batch: Any) -> bool:
         """Whether a micro-batch's loss is its own mean, or already its share of the whole accumulated batch."""
@@ -228,6 +236,13 @@ class MeZOTrainer(MeZOMixin, TaskTrainer):  # type: ignore[misc]
 
     def __init__(self, model: Any = None, args: MeZOConfig | None = None, *, task: Any = None, **kwargs: Any) -> None:
         super().__init__(model, args or MeZOConfig(), task=task, **kwargs)
+
+    def _pieces(self, inputs: dict[str, Any]) -> tuple[list[list[dict[str, Any]]], int]:
+        if self.bound_task is None or type(self).compute_loss is not TaskTrainer.compute_loss:
+            return super()._pieces(inputs)
+        batch = inputs["batch"]
+        waves = [[{"batch": piece} for piece in wave] for wave in batch.waves()]
+        return waves, self.bound_task.divisor(batch)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """As the mixin's; says which way of probing is fast where a probe generates text."""

@@ -6,7 +6,6 @@ from itertools import product
 from typing import Any, get_type_hints
 
 from zerograd.cli.compare.methods import METHODS, OPTIMIZERS, Method
-from zerograd.evaluation.bound_task import DEFAULTS
 from zerograd.tasks import Task
 from zerograd.training.adapters import Tuning
 from zerograd.training.config import MeZOArguments
@@ -104,7 +103,7 @@ def check_methods(methods: Sequence[Method], args: Any, tuning: Tuning, task: Ta
         raise ValueError("methods that backpropagate need the weights where they compute: leave out --offload")
     if args.quantize is not None and full:
         raise ValueError(f"quantised weights cannot be tuned themselves; leave out {', '.join(full)}, or --quantize")
-    objective = task.objective or DEFAULTS[task.kind]
+    objective = task.goal.name
     backprop = [m.name for m in methods if m.optimizer in OPTIMIZERS]
     if backprop and objective not in DIFFERENTIABLE:
         raise ValueError(

@@ -17,9 +17,11 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 from zerograd.cli.plan.allocations import Tracker
 from zerograd.core.optimizer import MeZO
 from zerograd.core.perturb import planned
-from zerograd.evaluation.bound_task import is_masked_lm
 from zerograd.evaluation.logprobs import candidate_scores, token_scores
-from zerograd.evaluation.packing import Part
+from zerograd.evaluation.packing import PackedBatch, pack, stack
+from zerograd.tasks import Query
+from zerograd.tasks.model_kind import is_masked_lm
+from zerograd.tasks.prompts import Example
 from zerograd.training.adapters import Tuning, apply_tuning
 
 DEMONSTRATIONS = 32  # of in-context learning, as in the paper
@@ -111,27 +113,22 @@ def fake_model(case: Case, method: str, mode: FakeTensorMode) -> Any:
     return model
 
 
-def make_batch(case: Case, rows: int, length: int, device: Any) -> Part:
+def make_batch(case: Case, rows: int, length: int, device: Any) -> PackedBatch:
     """Rows of one length: two label words each, or with `text` every token scored."""
-    part = {
-        "input_ids": torch.full((rows, length), 5),
-        "attention_mask": torch.ones((rows, length), dtype=torch.long),
-    }
-    if case.text:
-        at = torch.arange(rows * length)
-        part |= {"read_rows": at // length, "read_columns": at % length, "slot": at, "token": torch.full_like(at, 5)}
-    else:
-        at = torch.arange(rows)
-        part |= {"read_rows": at, "read_columns": torch.full((rows,), length - 1), "target": at % 2}
-        part["label_ids"] = torch.tensor([5, 6])
-    return {key: value.to(device) for key, value in part.items()}
+    packed = [
+        pack(Example(i, {}, Query("", correct=(i % 2,)), [5] * length, [[5], [6]], ((length, None),)), "all")
+        if not case.text
+        else pack(Example(i, {}, Query(""), [5] * length, [[5]]), "text")
+        for i in range(rows)
+    ]
+    return stack(packed, 0, None if case.text else [5, 6]).to(device)
 
 
-def loss_of(case: Case, model: Any, part: Part) -> torch.Tensor:
+def loss_of(case: Case, model: Any, batch: PackedBatch) -> torch.Tensor:
     """The objective of such a batch."""
     if case.text:
-        return -token_scores(model, part).mean()
-    return F.cross_entropy(candidate_scores(model, part), part["target"])
+        return -token_scores(model, batch).mean()
+    return F.cross_entropy(candidate_scores(model, batch), batch.target)
 
 
 def context_of(case: Case) -> int:
@@ -149,8 +146,8 @@ def work_of(case: Case, method: str, model: Any) -> tuple[Callable[[], Any], lis
         return _mezo(case, model)
     if method == "icl":
         length = min(context_of(case), case.length * (DEMONSTRATIONS + 1))
-        part = make_batch(case, 1, length, model.device)
-        inputs = {"input_ids": part["input_ids"], "attention_mask": part["attention_mask"]}
+        batch = make_batch(case, 1, length, model.device)
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         keep = {} if is_masked_lm(case.config) else {"use_cache": True, "logits_to_keep": 1}
 
         def infer() -> Any:

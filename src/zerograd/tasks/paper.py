@@ -1,6 +1,9 @@
-"""The classification tasks of the paper: label words after a prompt (Table 12) or in place of a mask (Table 11)."""
+"""The paper's tasks: label words after a prompt (Table 12) or in place of a mask (Table 11), texts of the row to choose
+from, and questions whose answers are generated (Table 12 of arXiv 2305.17333)."""
 
-from zerograd.tasks.task import MASK, Row, Task
+from zerograd.tasks.task import MASK, Row, Task, TaskError
+
+CONJUNCTIONS = {"effect": "so", "cause": "because"}
 
 
 def _sentence(row: Row) -> str:
@@ -25,6 +28,32 @@ def _question(row: Row) -> str:
     text = str(row["question"])
     text = text if text.endswith("?") else f"{text}?"
     return text[:1].upper() + text[1:]
+
+
+def _premise(row: Row) -> str:
+    conjunction = CONJUNCTIONS.get(row["question"])
+    if conjunction is None:
+        raise TaskError(f"has {row['question']!r} in column 'question', where effect or cause belongs")
+    return f"{row['premise'].rstrip().removesuffix('.')} {conjunction}"
+
+
+def _as_clause(text: str) -> str:
+    """A sentence that goes on: its first word in small letters, unless it is "I"."""
+    first, space, rest = text.partition(" ")
+    return (first if first == "I" else first.lower()) + space + rest
+
+
+def _entities(row: Row) -> list[str]:
+    if not row["entities"]:
+        raise TaskError("has no candidates in column 'entities'")
+    return [row["query"].replace("@placeholder", entity) for entity in row["entities"]]
+
+
+def _right_entities(row: Row) -> list[int]:
+    missing = [a for a in row["answers"] if a not in row["entities"]]
+    if missing or not row["answers"]:
+        raise TaskError(f"has the answers {row['answers']!r}, which are not all among its entities")
+    return [row["entities"].index(answer) for answer in row["answers"]]
 
 
 SST2 = Task(
@@ -152,3 +181,55 @@ MULTIRC = Task(
     passage="paragraph",
     example={"paragraph": "Mia has a cat.", "question": "Which pet has Mia?", "answer": "a dog", "label": 0},
 )
+COPA = Task(
+    name="copa",
+    hub=("aps/super_glue", "copa"),
+    columns=("premise", "question", "choice1", "choice2"),
+    prompt=_premise,
+    candidates=lambda row: [_as_clause(row["choice1"]), _as_clause(row["choice2"])],
+    passage="premise",
+    num_dev=100,
+    example={
+        "premise": "The ice melted.", "question": "cause", "choice1": "It was cold.", "choice2": "The sun shone.",
+        "label": 1,
+    },
+)  # fmt: skip
+RECORD = Task(
+    name="record",
+    hub=("aps/super_glue", "record"),
+    columns=("passage", "query", "entities", "answers"),
+    prompt=lambda row: row["passage"].replace("@highlight\n", "- ") + "\n-",
+    candidates=_entities,
+    correct=_right_entities,
+    passage="passage",
+    example={
+        "passage": "Ada met Ben in Turin.\n@highlight\nThey had coffee", "query": "Then @placeholder took the train.",
+        "entities": ["Ada", "Ben"], "answers": ["Ben"],
+    },
+)  # fmt: skip
+SQUAD = Task(
+    name="squad",
+    hub=("rajpurkar/squad", None),
+    columns=("title", "context", "question", "answers"),
+    prompt=lambda row: (
+        f"Title: {row['title']}\nContext: {row['context']}\nQuestion: {row['question'].strip()}\nAnswer:"
+    ),
+    answers=lambda row: row["answers"]["text"],
+    passage="context",
+    example={
+        "title": "Tea", "context": "Tea came to Europe in 1610.", "question": "When did tea come to Europe?",
+        "answers": {"text": ["1610"], "answer_start": [22]},
+    },
+)  # fmt: skip
+DROP = Task(
+    name="drop",
+    hub=("ucinlp/drop", None),
+    columns=("passage", "question", "answers_spans"),
+    prompt=lambda row: f"Passage: {row['passage']}\nQuestion: {row['question'].strip()}\nAnswer:",
+    answers=lambda row: row["answers_spans"]["spans"],
+    passage="passage",
+    example={
+        "passage": "Ada won 3 games and Ben won 2.", "question": "How many games were won?",
+        "answers_spans": {"spans": ["5"], "types": ["number"]},
+    },
+)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Forwards of a model with a prefix of virtual tokens, where the attention mask is one that peft does not know."""
+"""Virtual tokens: what a PeftModel's prefix or prompt takes of the context, and forwards with masks new to it."""
 
 from collections.abc import Callable
 from typing import Any
