@@ -101,7 +101,7 @@ def _launch(kernel: int, bounds: Sequence[int], seed: int, **given: Any) -> None
 
 
 def _address(values: NDArray[Any]) -> int:
-    return int(values.__array_interface__["data"][0])
+    return int(values.ctypes.data)  # (the array interface of a record would list its fields each time)
 
 
 @cache
