@@ -11,10 +11,9 @@ from pathlib import Path
 
 import torch
 from memory import make_model
-from step import make_batches, micro_batches, plain_forward, prompt_lengths, spread, timed
+from step import in_parts, make_batches, micro_batches, plain_forward, prompt_lengths, spread, timed
 
 from zerograd import MeZO
-from zerograd.evaluation.losses import cross_entropy
 from zerograd.training.adapters import Tuning, apply_tuning
 
 
@@ -25,7 +24,7 @@ def ratios(tune: str, batches: list) -> list[float]:
     found = []
     for i, batch in enumerate([batches[0], *batches]):
         work = [
-            lambda b=batch: optimizer.step(lambda: cross_entropy(model, b)),
+            lambda b=batch: optimizer.step(in_parts(model, b)),
             lambda b=batch: [plain_forward(model, b.parts) for _ in range(2)],
         ]
         times = {j: timed(work[j]) for j in ((0, 1) if i % 2 else (1, 0))}

@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from transformers import OPTConfig, OPTForCausalLM
 
 from algorithm1 import padded_loss, perturb_, step_
 from zerograd import MeZO
+from zerograd.core.probe import Parts
 from zerograd.evaluation.logprobs import candidate_scores
 from zerograd.evaluation.losses import cross_entropy
 from zerograd.evaluation.packing import Batch, PackedBatch, collate, pack, stack
@@ -54,6 +56,11 @@ def make_batches(lengths: list[int], size: int) -> list[list[Example]]:
 def micro_batches(examples: list[Example]) -> Batch:
     """As training cuts them."""
     return collate(examples, 1, label_ids=LABELS)
+
+
+def in_parts(model: Any, batch: Batch) -> Parts:
+    """The loss as the Trainer hands it to MeZO."""
+    return Parts([[partial(cross_entropy, model, piece) for piece in wave] for wave in batch.waves()], batch.examples)
 
 
 def padded(examples: list[Example]) -> dict[str, torch.Tensor]:
@@ -117,8 +124,8 @@ def step_rows(model: Any, batches: list[list[Example]]) -> dict[str, str]:
         lengths = sorted({len(e.context) for e in examples})
         single = [micro_batches([e for e in examples if len(e.context) == n]).parts[0] for n in lengths]
         row = {
-            "step": timed(lambda b=cut: optimizer.step(lambda: cross_entropy(model, b))),
-            "signs": timed(lambda b=cut: signs.step(lambda: cross_entropy(model, b))),
+            "step": timed(lambda b=cut: optimizer.step(in_parts(model, b))),
+            "signs": timed(lambda b=cut: signs.step(in_parts(model, b))),
             "same parts": timed(lambda p=parts: [plain_forward(model, p) for _ in range(2)]),
             "unpadded": timed(lambda p=single: [plain_forward(model, p) for _ in range(2)]),
             "padded": timed(lambda b=batch: [padded_loss_no_grad(model, b) for _ in range(2)]),
@@ -163,7 +170,7 @@ def memory_rows(model: Any, examples: list[Example]) -> dict[str, str]:
     parts = batch.parts
     plain_forward(model, parts)
     inference = peak_mb(lambda: [plain_forward(model, parts) for _ in range(3)])
-    training = peak_mb(lambda: [optimizer.step(lambda: cross_entropy(model, batch)) for _ in range(3)])
+    training = peak_mb(lambda: [optimizer.step(in_parts(model, batch)) for _ in range(3)])
     return {
         "peak memory of training above inference, MB": f"{training - inference:.0f}",
         "allowed, MB": "64",

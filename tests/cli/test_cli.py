@@ -22,7 +22,7 @@ from zerograd.training.config import MeZOConfig
 from zerograd.training.models import demo_folder, load_model
 
 SMALL = "--num_train 64 --num_dev 40 --num_test 50 --use_cpu true --disable_tqdm true"
-TRAIN = f"--max_steps 10 --per_device_train_batch_size 4 --learning_rate 1e-4 {SMALL}"
+TRAIN = f"--max_steps 10 --eval_steps 5 --save_steps 5 --per_device_train_batch_size 4 --learning_rate 1e-4 {SMALL}"
 EVAL = "--num_train 64 --num_dev 40 --num_test 50"
 
 

@@ -42,8 +42,8 @@ def test_an_adapter_over_quantised_weights(kind: str, tune: str, stories: Path, 
     frozen = frozen_note((n, p) for n, p in model.named_parameters() if not p.requires_grad)
     optimizer = MeZO(model.named_parameters(), lr=1e-3, log=tmp_path / "run.zlog")
     closure = loss_closure(model)
-    losses = [optimizer.step(closure) for _ in range(5)]
-    assert len(set(losses)) == 5
+    losses = [optimizer.step(closure) for _ in range(3)]
+    assert len(set(losses)) == 3
     assert frozen == frozen_note((n, p) for n, p in model.named_parameters() if not p.requires_grad)
     assert StepLog.read(tmp_path / "run.zlog").header.frozen == frozen
     again = load_adapter(load(kind, stories, minilm), tmp_path / "start").eval()

@@ -1,6 +1,7 @@
 """The Trainer: same bits as the raw loop, checkpoints that are logs, resume, best checkpoint, callbacks, the mixin."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,13 @@ def test_the_raw_loop_the_trainer_and_the_command_give_the_same_bits(tmp_path: P
     trainer = make(tmp_path / "trainer", splits)
     trainer.train()
     model, tokenizer = demo()
-    side = BoundTask.make("sst2", model, tokenizer)
+    bound = BoundTask.make("sst2", model, tokenizer)
     optimizer = MeZO(model.named_parameters(), lr=1e-4, seed=42, log=tmp_path / "raw.zlog")
     steps = 0
     while steps < STEPS:
         for batch in make(tmp_path / "data", splits).get_train_dataloader():
             if steps < STEPS:
-                optimizer.step(lambda batch=batch: side.loss(model, batch))
+                optimizer.step(lambda batch=batch: bound.loss(model, batch))
                 steps += 1
     assert same(trainer.model, state(model))
     assert (tmp_path / "raw.zlog").read_bytes() == (tmp_path / "trainer" / "steps.zlog").read_bytes()
@@ -98,8 +99,7 @@ def test_a_checkpoint_is_the_log_and_the_trainers_state(tmp_path: Path, splits: 
     assert same(load_model(str(tmp_path / "whole"), "auto")[0], state(trainer.model))
 
 
-@pytest.mark.parametrize("checkpoint", [True, "checkpoint-2", "checkpoint-4"])
-def test_resume_from_a_checkpoint(tmp_path: Path, splits: Any, checkpoint: bool | str) -> None:
+def test_resume_from_a_checkpoint(tmp_path: Path, splits: Any) -> None:
     settings = {"save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "linear"}
     whole = make(tmp_path / "whole", splits, **settings)
     whole.train()
@@ -108,13 +108,15 @@ def test_resume_from_a_checkpoint(tmp_path: Path, splits: Any, checkpoint: bool 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             control.should_training_stop = state.global_step == 5
 
-    make(tmp_path / "run", splits, **settings, callbacks=[Stop()]).train()
-    assert len(StepLog.read(tmp_path / "run" / "steps.zlog").steps) == 5
-    resumed = make(tmp_path / "run", splits, **settings)
-    name = checkpoint if checkpoint is True else str(tmp_path / "run" / str(checkpoint))
-    resumed.train(resume_from_checkpoint=name)
-    assert same(resumed.model, state(whole.model))
-    assert (tmp_path / "run" / "steps.zlog").read_bytes() == (tmp_path / "whole" / "steps.zlog").read_bytes()
+    make(tmp_path / "cut", splits, **settings, callbacks=[Stop()]).train()
+    assert len(StepLog.read(tmp_path / "cut" / "steps.zlog").steps) == 5
+    for checkpoint in (True, "checkpoint-2", "checkpoint-4"):
+        run = tmp_path / f"from-{checkpoint}"
+        shutil.copytree(tmp_path / "cut", run)
+        resumed = make(run, splits, **settings)
+        resumed.train(resume_from_checkpoint=checkpoint is True or str(run / str(checkpoint)))
+        assert same(resumed.model, state(whole.model)), checkpoint
+        assert (run / "steps.zlog").read_bytes() == (tmp_path / "whole" / "steps.zlog").read_bytes(), checkpoint
 
 
 def test_resume_of_a_run_killed_before_its_first_checkpoint(tmp_path: Path, splits: Any) -> None:

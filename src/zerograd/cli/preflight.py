@@ -16,7 +16,7 @@ from zerograd.training.models import DTYPES, ModelError, demo_folder, load_confi
 def weight_bytes(config: Any, dtype: torch.dtype | None) -> int:
     """Bytes of a model's weights, without making them; in the dtype that its configuration names where None."""
     auto = AutoModelForMaskedLM if is_masked_lm(config) else AutoModelForCausalLM
-    saved = getattr(config, "dtype", None)
+    saved = config.dtype
     with torch.device("meta"):
         model = auto.from_config(config, dtype=dtype or (saved if isinstance(saved, torch.dtype) else torch.float32))
     return sum(p.nbytes for p in model.parameters())

@@ -96,19 +96,19 @@ def total(terms: Terms, directions: Sequence[NDArray[np.float32]]) -> NDArray[np
 def combine(
     x: NDArray[np.float32],
     terms: Terms,
-    keep: np.float32,
+    decay: np.float32,
     distribution: str,
     start: int,
     *,
     tensor: int,
     seed: int,
 ) -> NDArray[np.float32]:
-    """`keep * x + total`, for elements from `start` on."""
+    """`decay * x + total`, for elements from `start` on."""
     at = [
         z(distribution, start, start + x.size, tensor=tensor, step=step, probe=probe, seed=seed)
         for step, probe in terms.at
     ]
-    return (x * keep + total(terms, at)).astype(np.float32)
+    return (x * decay + total(terms, at)).astype(np.float32)
 
 
 def round_bfloat16(x: NDArray[np.float32], bits: NDArray[np.uint64] | None) -> NDArray[np.uint16]:

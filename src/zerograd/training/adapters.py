@@ -236,5 +236,5 @@ def _is_float(parameter: torch.Tensor) -> bool:
 
 
 def _is_matrix(module: torch.nn.Module) -> bool:
-    weight = getattr(module, "weight", None)
+    weight = dict(module.named_parameters(recurse=False)).get("weight")
     return weight is not None and weight.dim() == 2 and not isinstance(module, torch.nn.Embedding)

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 import torch
+from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
 from peft.utils.constants import DUMMY_TARGET_MODULES
 
 from zerograd.tasks.model_kind import is_masked_lm
@@ -138,11 +139,11 @@ def kind_of_adapter(model: str | None, adapter: str | None) -> str | None:
     if folder is None:
         return None
     config = read_adapter_config(folder)
-    if getattr(config, "target_modules", None) == DUMMY_TARGET_MODULES:
-        return "head"
-    return {"PREFIX_TUNING": "prefix", "PROMPT_TUNING": "prompt"}.get(
-        str(getattr(config.peft_type, "value", config.peft_type)), "lora"
-    )
+    if isinstance(config, PrefixTuningConfig):
+        return "prefix"
+    if isinstance(config, PromptTuningConfig):
+        return "prompt"
+    return "head" if isinstance(config, LoraConfig) and config.target_modules == DUMMY_TARGET_MODULES else "lora"
 
 
 def defaults_for(model: str | None, task: str, tune: str, preset: str | None) -> dict[str, Any]:

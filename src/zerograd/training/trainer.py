@@ -168,7 +168,7 @@ class MeZOMixin:
 
     def _loss_is_a_mean(self: Any, num_items_in_batch: Any) -> bool:
         """Whether a micro-batch's loss is its own mean, or already its share of the whole accumulated batch."""
-        scaled = getattr(self, "loss_is_scaled_for_ga", None)
+        scaled = getattr(self, "loss_is_scaled_for_ga", None)  # a Trainer's own; older ones have none
         if scaled is None:
             by_model = self.model_accepts_loss_kwargs and num_items_in_batch is not None
             scaled = by_model or self.compute_loss_func is not None

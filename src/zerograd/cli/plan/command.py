@@ -120,8 +120,7 @@ def _dtype(args: PlanArguments, config: Any) -> torch.dtype:
     chosen = DTYPES[args.dtype]
     if isinstance(chosen, torch.dtype):
         return chosen
-    saved = getattr(config, "dtype", None)
-    return saved if isinstance(saved, torch.dtype) else torch.bfloat16
+    return config.dtype if isinstance(config.dtype, torch.dtype) else torch.bfloat16
 
 
 def _device(budget: int | None) -> str:
