@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
 PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "algorithms.py"
 
 

@@ -34,7 +34,7 @@ def test_coefficients() -> None:
     losses = [(3.0, 1.0), (2.0, 2.5)]
     assert SPSA(0.5, 2).coefficients(losses, 0.0) == [2.0, -0.5]
     assert OneSided(0.5, 2).coefficients([(3.0,), (1.0,)], 2.0) == [2.0, -2.0]
-    assert RandomDescent(0.5, 3).coefficients([(3.0,), (1.0,), (2.0,)], 2.0) == [1.0, -1.0, 1.0]
+    assert RandomDescent(0.5, 3).coefficients([(3.0,), (1.0,), (2.0,)], 2.0) == [1.0, -1.0, 1.0]  # 1 where it is equal
     assert Rank(0.5, 2).coefficients(losses, 0.0) == [1.0, pytest.approx(-1 / 3)]
     assert Rank(0.5).coefficients([(1.0, 2.0)], 0.0) == [-1.0]  # one bit
     assert Rank(0.5).coefficients([(1.0, 1.0)], 0.0) == [0.0]
@@ -81,29 +81,41 @@ def test_random_descent_takes_the_step_it_tried() -> None:
         assert float(model().detach()) == pytest.approx(min(tried, 2 * before - tried), abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    "extra",
-    [{}, {"distribution": "sphere"}, {"distribution": "rademacher"}, {"rank": 2}, {"blocks": 1},
-     {"scaling": Variance()}],
-    ids=str,
-)  # fmt: skip
-@pytest.mark.parametrize("kind", [SPSA, OneSided], ids=lambda k: k.name)
-def test_unbiased(kind: type[SPSA], extra: dict[str, Any]) -> None:
+class Two(Slope):
+    """Two layers whose slopes differ."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList([torch.nn.Linear(5, 8, bias=False) for _ in range(2)])
+        del self.weight
+        for i, layer in enumerate(self.layers):
+            layer.weight.data.fill_(1.0 + i)
+
+    def forward(self) -> torch.Tensor:
+        both = zip((1.0, -2.0), self.layers, strict=True)
+        return sum((c * self.slope.double() * layer.weight.double()).sum() for c, layer in both)
+
+
+KINDS: list[dict[str, Any]] = [
+    {}, {"distribution": "sphere"}, {"distribution": "rademacher"}, {"rank": 2}, {"blocks": 1}, {"scaling": Variance()}
+]  # fmt: skip
+
+
+def test_unbiased() -> None:
     """The mean of many estimates is the gradient: E[z z^T] = I for every kind of direction."""
+    for extra in KINDS:
+        check_unbiased(SPSA, extra, 200)
 
-    class Two(Slope):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layers = torch.nn.ModuleList([torch.nn.Linear(5, 8, bias=False) for _ in range(2)])
-            del self.weight
-            for i, layer in enumerate(self.layers):
-                layer.weight.data.fill_(1.0 + i)
 
-        def forward(self) -> torch.Tensor:
-            both = zip((1.0, -2.0), self.layers, strict=True)
-            return sum((c * self.slope.double() * layer.weight.double()).sum() for c, layer in both)
+@pytest.mark.slow
+@pytest.mark.parametrize("extra", KINDS, ids=str)
+@pytest.mark.parametrize("kind", [SPSA, OneSided], ids=lambda k: k.name)
+def test_unbiased_with_many_probes(kind: type[SPSA], extra: dict[str, Any]) -> None:
+    check_unbiased(kind, extra, 6000)
 
-    model, n = Two(), 6000
+
+def check_unbiased(kind: type[SPSA], extra: dict[str, Any], n: int) -> None:
+    model = Two()
     before = [p.detach().clone() for p in model.parameters()]
     MeZO(model.named_parameters(), lr=1.0, estimator=kind(eps=1e-3, n=n), seed=9, **extra).step(model)
     estimate = torch.cat([(a - b.detach()).view(-1) for a, b in zip(before, model.parameters(), strict=True)])
@@ -113,6 +125,18 @@ def test_unbiased(kind: type[SPSA], extra: dict[str, Any]) -> None:
     expected = math.sqrt((80 + 1) * factor / n)
     assert error < 1.5 * expected  # one standard deviation, with room for the mean over 80 numbers
     assert float(estimate @ gradient / gradient.square().sum()) == pytest.approx(1, abs=5 * math.sqrt(2 * factor / n))
+
+
+def test_forwards() -> None:
+    """Forward passes of a step: two a probe, or one a probe and one at theta."""
+    for n in (1, 3):
+        assert SPSA(n=n).forwards(0) == Rank(n=n).forwards(0) == 2 * n
+        assert OneSided(n=n).forwards(0) == RandomDescent(n=n).forwards(0) == n + 1
+        for kind in ESTIMATORS.values():
+            model = Slope()
+            optimizer = MeZO(model.named_parameters(), lr=0.0, estimator=kind(n=n))
+            optimizer.step(model)
+            assert optimizer.prober.forwards == kind(n=n).forwards(0), kind.name
 
 
 def test_schedules() -> None:

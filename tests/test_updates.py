@@ -12,7 +12,7 @@ from architectures import loss_closure, make_tiny, same, state
 from zerograd import MeZO, StepLog, replay
 from zerograd.updates import SGD, UPDATES, Adam, Momentum, Normalised, ScalarMoment, Sign, Step, Weights, window_of
 
-TOLERANCE = 1e-3
+TOLERANCE = 1e-2
 
 
 def estimates(update: Any, steps: int, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Any:
@@ -55,35 +55,37 @@ def test_equals_torch_on_the_same_estimates(ours: Any, theirs: Any) -> None:
         assert torch.allclose(a, b, atol=2e-6, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("history", "stored"),
-    [
-        (Momentum(0.7, TOLERANCE), Momentum(0.7, TOLERANCE, stored=True)),
-        (Adam(0.6, 0.8, 1e-3, TOLERANCE), Adam(0.6, 0.8, 1e-3, TOLERANCE, stored=True)),
-    ],
-    ids=["momentum", "adam"],
-)
-@pytest.mark.parametrize("n", [1, 3])
+class Small(torch.nn.Module):
+    """Two layers and an embedding, of a few weights each: steps that need no forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        shapes = {"emb": (9, 6), "layers": (7, 6), "norm": (6,)}
+        self.emb, self.norm = (torch.nn.Parameter(torch.randn(shapes[k], generator=generator)) for k in ("emb", "norm"))
+        self.layers = torch.nn.ParameterList([torch.randn(shapes["layers"], generator=generator) for _ in range(2)])
+
+
 @pytest.mark.parametrize("extra", [{}, {"rank": 2}, {"blocks": 2}, {"distribution": "sphere"}], ids=str)
-def test_history_equals_stored_moments(history: Any, stored: Any, n: int, extra: dict[str, Any]) -> None:
+def test_history_equals_stored_moments(extra: dict[str, Any]) -> None:
     """Along one log, over three windows: the paths differ by no more than the tolerance says."""
-    steps, lr = 3 * history.window, 1e-4
-    start, runs = state(make_tiny("opt")), []
-    log = [Step(t, tuple(math.sin(7 * t + j) for j in range(n)), (1.0,) * n, (lr,)) for t in range(steps)]
-    for update in (history, stored):
-        model = make_tiny("opt")
-        optimizer = MeZO(model.named_parameters(), lr=lr, n=n, update=update, seed=1, **extra)
-        for step in log:
-            optimizer.updater.apply(step)
-        runs.append(model)
-        held = sum(t.numel() for buffers in optimizer.updater._stored.buffers.values() for t in buffers)
-        assert held == (0 if update is history else held) and (update is history or held > 0)
-    moved, apart = 0.0, 0.0
-    for (name, a), (_, b) in zip(runs[0].named_parameters(), runs[1].named_parameters(), strict=True):
-        moved += float((b.detach() - start[name]).square().sum())
-        apart += float((a - b).detach().square().sum())
-    # m and v each miss a share of TOLERANCE of their past, and a path adds such errors up
-    assert math.sqrt(apart / moved) < 3 * TOLERANCE
+    lr, start = 1e-4, state(Small())
+    for kind, settings in ((Momentum, (0.7, TOLERANCE)), (Adam, (0.6, 0.8, 1e-3, TOLERANCE))):
+        for n in (1, 3) if "rank" not in extra else (2,):  # which take longest
+            runs, held = [], []
+            for update in (kind(*settings), kind(*settings, stored=True)):
+                model = Small()
+                optimizer = MeZO(model.named_parameters(), lr=lr, n=n, update=update, seed=1, **extra)
+                for t in range(3 * kind(*settings).window):
+                    g = tuple(math.sin(7 * t + j) for j in range(n))
+                    optimizer.updater.apply(Step(t, g, (1.0,) * n, (lr,)))
+                runs.append(state(model))
+                held.append(optimizer.updater.nbytes)
+            assert held == [0, {Momentum: 1, Adam: 2}[kind] * optimizer.parameters.nbytes]
+            moved = sum(float((b - start[name]).square().sum()) for name, b in runs[1].items())
+            apart = sum(float((runs[0][name] - b).square().sum()) for name, b in runs[1].items())
+            # m and v each miss a share of TOLERANCE of their past, and a path adds such errors up
+            assert 0 < math.sqrt(apart / moved) < 3 * TOLERANCE
 
 
 @pytest.mark.parametrize("update", [Momentum(0.5), Adam(0.5, 0.6)], ids=["momentum", "adam"])
@@ -106,20 +108,17 @@ def test_sign_moves_every_weight_by_the_learning_rate() -> None:
         assert torch.allclose((tensor - before[name]).abs(), torch.tensor(1e-3), rtol=1e-3)
 
 
-@pytest.mark.parametrize("times", [1.0, 1000.0])
-def test_normalised_steps_do_not_depend_on_the_loss_scale(times: float) -> None:
+def test_normalised_steps_do_not_depend_on_the_loss_scale() -> None:
     for update in (Normalised(), ScalarMoment()):
-        model = make_tiny("opt")
-        closure = loss_closure(model)
-        optimizer = MeZO(model.named_parameters(), lr=1e-4, n=4, update=update)
-        for _ in range(3):
-            optimizer.step(lambda closure=closure: times * closure())
-        reference = make_tiny("opt")
-        twin = MeZO(reference.named_parameters(), lr=1e-4, n=4, update=update)
-        for _ in range(3):
-            twin.step(loss_closure(reference))
-        for a, b in zip(model.parameters(), reference.parameters(), strict=True):
-            assert torch.allclose(a, b, atol=1e-6)
+        ends = []
+        for times in (1.0, 1000.0):
+            model = make_tiny("opt")
+            closure = loss_closure(model)
+            optimizer = MeZO(model.named_parameters(), lr=1e-4, n=4, update=update)
+            for _ in range(3):
+                optimizer.step(lambda closure=closure, times=times: times * closure())
+            ends.append(state(model))
+        assert all(torch.allclose(ends[0][name], ends[1][name], atol=1e-6) for name in ends[0])
 
 
 def test_a_flat_loss_moves_nothing() -> None:
