@@ -100,6 +100,8 @@ def test_flags_and_files_exist(page: Path) -> None:
             assert set(FLAG.findall(code)) <= every, code
     for name in SCRIPTS.findall(text):
         assert (ROOT / name).exists(), name
+    for name in re.findall(r"`(\w+/[\w/]+\.py)`", text):  # a module by its path inside the package, or a file
+        assert (SOURCE / "zerograd" / name).exists() or (ROOT / name).exists(), name
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if PYTHON.search(p.read_text())], ids=relative)
