@@ -60,30 +60,7 @@ HOMES = {
     "replay": "core.replay",
 }
 MODULES = ("estimators", "schedules", "updates")
-__all__ = [
-    "CompareArguments",
-    "Expectation",
-    "LogError",
-    "MeZO",
-    "MeZOArguments",
-    "MeZOConfig",
-    "MeZOMixin",
-    "MeZOTrainer",
-    "NonFiniteLossError",
-    "SplitSizes",
-    "StepLog",
-    "Task",
-    "Tuning",
-    "Variance",
-    "apply_tuning",
-    "compare",
-    "demo_folder",
-    "get_task",
-    "load_model",
-    "load_splits",
-    "offload",
-    "replay",
-]
+__all__ = list(HOMES)
 
 
 def __getattr__(name: str) -> Any:
