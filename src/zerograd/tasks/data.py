@@ -36,7 +36,9 @@ class SplitSizes:
     """How many rows to draw.
 
     Args:
-        train, dev, test: Rows wanted of each; None: the task's (Appendix D.1 of arXiv 2305.17333).
+        train: Training rows; None: the task's (Appendix D.1 of arXiv 2305.17333).
+        dev: Dev rows; None: the task's.
+        test: Test rows; None: the task's.
         k: Few-shot instead: this many rows of each class for training, and as many for dev.
         seed: Of the permutations.
     """

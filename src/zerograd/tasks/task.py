@@ -74,7 +74,9 @@ class Task:
         metric: accuracy, f1, exact_match or loss; None: the kind's own.
         hub: Data set on the Hugging Face hub, and its configuration (None: the only one).
         test_split: The split that stands in for the test set.
-        num_train, num_dev, num_test: Rows drawn by default (Appendix D.1).
+        num_train: Training rows drawn by default (Appendix D.1).
+        num_dev: Dev rows drawn by default.
+        num_test: Test rows drawn by default.
         masked_only: There is no causal prompt for it in the paper.
         example: A made-up row, shown by `zerograd tasks`.
 
