@@ -13,6 +13,7 @@ from architectures import loss_closure, make_tiny, same, state
 from zerograd import LogError, MeZO, StepLog, replay
 from zerograd.core.blocks import Blocks, block_name
 from zerograd.core.parameters import Parameters
+from zerograd.core.probe import Parts
 from zerograd.core.scales import Expectation, Variance, parameter_norms
 from zerograd.noise import Noise
 
@@ -248,3 +249,16 @@ def test_a_log_with_other_scales(tmp_path: Path) -> None:
     optimizer.log.copy_to(tmp_path / "other.zlog", 1)
     with pytest.raises(LogError, match="uses scaling .*unheard"):
         replay(tmp_path / "other.zlog", make_tiny("opt"))
+
+
+def test_scaling_by_backprop_of_a_batch_in_parts() -> None:
+    """As the Trainer hands it over: the parts' losses keep their graphs."""
+    d = []
+    for in_parts in (False, True):
+        model = make_tiny("opt")
+        optimizer = MeZO(model.named_parameters(), lr=1e-3, scaling=Variance("backprop"))
+        closure = loss_closure(model)
+        optimizer.step(Parts([[closure], [closure]], 2) if in_parts else closure)
+        d.append(optimizer.updater.d)
+    assert d[0] == pytest.approx(d[1], rel=1e-5)
+    assert optimizer.prober.forwards == 3  # of whole batches

@@ -391,3 +391,23 @@ def test_forwards_in_step_have_the_losses_of_forwards_in_turn(architecture: str,
     optimizer.perturber.side_by_side = False
     assert optimizer.prober.sides(parts, 3, 0) == side_by_side
     assert sum(side_by_side) / 2 == optimizer.prober.probe(parts, 3)
+
+
+@pytest.mark.parametrize("probing", ["streamed", "snapshot"])
+def test_a_loss_that_is_no_scalar(probing: str) -> None:
+    model = torch.nn.Linear(6, 5)
+    with pytest.raises(ValueError, match="must return a scalar loss"):
+        MeZO(model.named_parameters(), lr=0.0, probing=probing).step(lambda: model(torch.ones(6)))
+
+
+def test_what_a_forward_that_raised_kept_is_not_held_against_the_next() -> None:
+    model, kept = torch.nn.Linear(6, 5), []
+    optimizer = MeZO(model.named_parameters(), lr=0.0, probing="streamed")
+
+    def failing() -> torch.Tensor:
+        kept.append(model.weight.t())  # as a traceback in a notebook does
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        optimizer.step(failing)
+    assert optimizer.step(lambda: model(torch.ones(6)).sum()) is not None

@@ -11,7 +11,7 @@ import torch
 
 from zerograd.core.directions import D, Direction, Directions
 from zerograd.core.perturb.first_step import FirstStep
-from zerograd.core.perturb.perturber import Closure, Loss, Perturber, Waves
+from zerograd.core.perturb.perturber import Closure, Loss, Perturber, Waves, as_floats
 from zerograd.core.safety import memory_for
 from zerograd.core.scales import Variance, norms_of, rescaled
 from zerograd.estimators import SPSA
@@ -36,13 +36,22 @@ class Parts:
     waves: Waves
     divisor: float = 1.0
 
-    def __call__(self) -> float:
-        """The loss, float64."""
-        return self.total([closure() for wave in self.waves for closure in wave])
+    def __call__(self) -> Loss:
+        """The loss; a tensor with a graph where the parts' losses have one."""
+        return sum(self.evaluate()) / self.divisor
+
+    def evaluate(self) -> list[Loss]:
+        """The parts' losses, one after the other."""
+        return [closure() for wave in self.waves for closure in wave]
 
     def total(self, losses: Sequence[Loss]) -> float:
-        """The loss that the parts' losses make."""
-        return sum(_as_floats(losses)) / self.divisor
+        """The loss that the parts' losses make, float64; NaN where there is nothing to divide by."""
+        return sum(as_floats(losses)) / self.divisor if self.divisor else math.nan
+
+
+def in_parts(closure: Closure | Parts) -> Parts:
+    """A closure as a batch of one part."""
+    return closure if isinstance(closure, Parts) else Parts([[closure]])
 
 
 class Prober:
@@ -57,7 +66,7 @@ class Prober:
 
     def __init__(self, perturber: Perturber, directions: Directions, estimator: SPSA, allow_unread: bool) -> None:
         self.perturber, self.directions, self.estimator = perturber, directions, estimator
-        self.forwards = 0  # so far, for measurements of d too; without the extra looks of the first step
+        self.forwards = 0  # of whole batches so far, for measurements of d too; without the first step's extra looks
         self.first_step: FirstStep | None = FirstStep(directions.parameters, allow_unread)
         self.clear()
 
@@ -100,7 +109,7 @@ class Prober:
         return self._along(closure, self.directions.direction(step, probe, d), offsets)
 
     def _along(self, closure: Closure | Parts, direction: Direction, offsets: list[float]) -> list[float]:
-        parts = closure if isinstance(closure, Parts) else Parts([[closure]])
+        parts = in_parts(closure)
         counted = [[partial(self._forward, one) for one in wave] for wave in parts.waves]
         before = self.forwards
         with torch.no_grad(), self.perturber.session(direction):
@@ -108,7 +117,7 @@ class Prober:
                 losses = self.perturber.losses(counted, offsets)
             else:
                 losses = self.first_step.losses(self.perturber, counted, offsets, direction.at[1])
-            self.forwards = before + len(offsets) * sum(map(len, parts.waves))
+            self.forwards = before + len(offsets)
             return [parts.total(side) for side in losses]
 
     def _forward(self, closure: Closure) -> Loss:
@@ -120,13 +129,14 @@ class Prober:
         every = [*sides, base] if self.estimator.baseline else sides
         return sum(every) / len(every)
 
-    def _baseline(self, closure: Closure) -> float:
+    def _baseline(self, closure: Closure | Parts) -> float:
         if not self.estimator.baseline:
             return 0.0
         with torch.no_grad(), self.perturber.unmoved():
             torch.clear_autocast_cache()
             self.forwards += 1
-            return _as_floats([closure()])[0]
+            parts = in_parts(closure)
+            return parts.total(parts.evaluate())
 
     def _measure(self, closure: Closure, step: int, scaling: Variance, d: D) -> None:
         """d before this step; a later measurement that cannot be used leaves the one that holds."""
@@ -149,16 +159,3 @@ class Prober:
             plus, minus = self._along(closure, self.directions.only(block, step, number), [eps, -eps])
             squares.append(((plus - minus) / (2 * eps)) ** 2)
         return math.sqrt(sum(squares) / samples)
-
-
-def _as_floats(losses: Sequence[Loss]) -> list[float]:
-    """The losses' values: the one place where a step waits for its device."""
-    for loss in losses:
-        if isinstance(loss, torch.Tensor) and loss.numel() != 1:
-            raise ValueError(f"the closure must return a scalar loss, got a tensor of shape {tuple(loss.shape)}")
-        if isinstance(loss, torch.Tensor) and loss.dtype in (torch.float16, torch.bfloat16):
-            raise TypeError(
-                f"the closure returned a {loss.dtype} loss: the difference of two such losses is mostly rounding. "
-                "Compute the loss in float32, e.g. F.cross_entropy(logits.float(), labels)."
-            )
-    return [float(loss) for loss in losses]

@@ -101,6 +101,10 @@ class PackedBatch:
         moved = {k: None if t is None else t.to(device, non_blocking=non_blocking) for k, t in vars(self).items()}
         return PackedBatch(**moved)  # type: ignore[arg-type]
 
+    def pin_memory(self) -> "PackedBatch":
+        """The same in page-locked memory; PyTorch's loader calls it where there is a GPU."""
+        return PackedBatch(**{k: None if t is None else t.pin_memory() for k, t in vars(self).items()})  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -121,6 +125,10 @@ class Batch:
     def to(self, device: Any, non_blocking: bool = False) -> "Batch":
         """The same on a device; accelerate and transformers call it."""
         return replace(self, parts=tuple(part.to(device, non_blocking) for part in self.parts))
+
+    def pin_memory(self) -> "Batch":
+        """The same in page-locked memory."""
+        return replace(self, parts=tuple(part.pin_memory() for part in self.parts))
 
     def waves(self) -> list[list["Batch"]]:
         """The batch as batches of one part each, which count as one example and one token: their losses are sums.

@@ -22,7 +22,7 @@ from zerograd.core.perturb.operations import (
     tensors_in,
     trainables_in,
 )
-from zerograd.core.perturb.perturber import Closure, Loss, Perturber, Waves
+from zerograd.core.perturb.perturber import Closure, Loss, Perturber, Waves, as_floats
 from zerograd.core.perturb.streaming import Streaming
 from zerograd.core.safety import OutOfMemoryError, ProbeError
 
@@ -45,6 +45,8 @@ class FirstStep:
 
     def losses(self, perturber: Perturber, waves: Waves, cs: Sequence[float], probe: int) -> list[list[Loss]]:
         """As `Perturber.losses`, with all eyes open."""
+        self._views.clear()  # of a forward that raised
+        self._aliased.clear()
         starts = [(address(e.tensor), e) for e in self._parameters.entries if e.tensor.numel()]
         self._spans = sorted(((a, a + e.nbytes, e) for a, e in starts), key=lambda span: span[0])
         watched = [[partial(self._without_random_numbers, closure) for closure in wave] for wave in waves]
@@ -65,8 +67,8 @@ class FirstStep:
             perturber.first_step = None
         if self._compiled:
             perturber.side_by_side = False
-        if probe == 0 and perturber.side_by_side and not perturber.aliased.trainables:
-            _try_lockstep(perturber, waves, cs, found)
+        if probe == 0 and perturber.bears_company and len(cs) > 1:
+            _try_lockstep(perturber, waves, cs, as_floats([loss for side in found for loss in side]))
         return found
 
     def check_read(self) -> None:
@@ -102,10 +104,10 @@ class FirstStep:
             self._read.update(found)
             self._compiled = self._compiled or in_compiled_code()
 
-    def note_views(self, result: Any, copies: Mapping[Trainable, torch.Tensor]) -> None:
+    def note_views(self, result: Any, copies: Sequence[tuple[Trainable, torch.Tensor]]) -> None:
         """Remember the copies that a result looks into."""
         storages = {storage_of(t) for t in results_of(result)}
-        for entry, copy in copies.items():
+        for entry, copy in copies:
             if copy.untyped_storage()._cdata in storages:
                 self._views.append((StorageWeakRef(copy.untyped_storage()), entry))
 
@@ -165,7 +167,7 @@ class _Watch(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _try_lockstep(perturber: Streaming, waves: Waves, cs: Sequence[float], found: list[list[Loss]]) -> None:
+def _try_lockstep(perturber: Streaming, waves: Waves, cs: Sequence[float], in_turn: list[float]) -> None:
     """A forward that keeps something in its modules may not bear another in between."""
     try:
         again = perturber.losses(waves, cs)
@@ -177,7 +179,7 @@ def _try_lockstep(perturber: Streaming, waves: Waves, cs: Sequence[float], found
             stacklevel=4,
         )
         return
-    in_turn, in_step = ([float(loss) for side in losses for loss in side] for losses in (found, again))
+    in_step = as_floats([loss for side in again for loss in side])
     if not np.array_equal(in_turn, in_step, equal_nan=True):
         perturber.side_by_side = False
         warnings.warn(

@@ -15,6 +15,24 @@ Closure = Callable[[], Loss]
 Waves = Sequence[Sequence[Closure]]  # what runs in turn, each of closures that may run side by side
 
 
+def as_floats(losses: Sequence[Loss]) -> list[float]:
+    """The losses' values: the one place where a step waits for its device.
+
+    Raises:
+        ValueError: A loss that is no scalar.
+        TypeError: A 16-bit loss.
+    """
+    for loss in losses:
+        if isinstance(loss, torch.Tensor) and loss.numel() != 1:
+            raise ValueError(f"the closure must return a scalar loss, got a tensor of shape {tuple(loss.shape)}")
+        if isinstance(loss, torch.Tensor) and loss.dtype in (torch.float16, torch.bfloat16):
+            raise TypeError(
+                f"the closure returned a {loss.dtype} loss: the difference of two such losses is mostly rounding. "
+                "Compute the loss in float32, e.g. F.cross_entropy(logits.float(), labels)."
+            )
+    return [float(loss) for loss in losses]
+
+
 class Perturber(ABC):
     """Evaluates closures at theta + c z; outside `session` the weights are bit for bit what they were.
 

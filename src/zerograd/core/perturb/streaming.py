@@ -105,7 +105,7 @@ class Streaming(Perturber):
 
     def losses(self, waves: Waves, cs: Sequence[float]) -> list[list[Loss]]:
         """All sides of all closures of a wave at once, where they bear it: what they read is made once."""
-        if not self.side_by_side or self.aliased.trainables:
+        if not self.bears_company or len(cs) < 2:
             return super().losses(waves, cs)
         results: list[list[Loss]] = [[] for _ in cs]
         self.scratch.offsets = cs
@@ -118,6 +118,11 @@ class Streaming(Perturber):
         finally:
             self.scratch.offsets, self._lockstep = (), None
         return results
+
+    @property
+    def bears_company(self) -> bool:
+        """Whether forwards may share what they read: nothing is written over the weights meanwhile."""
+        return self.side_by_side and not self.aliased.trainables
 
     def _loss(self, closure: Closure, c: float) -> Loss:
         with self.at(c):
@@ -189,7 +194,7 @@ class Reads(TorchFunctionMode):
         try:
             result = func(*(swapped(a, copies) for a in args), **{k: swapped(v, copies) for k, v in kwargs.items()})
             if self._first is not None:
-                self._first.note_views(result, {self._entries[key]: copy for key, copy in copies.items()})
+                self._first.note_views(result, [(self._entries[key], copy) for key, copy in copies.items()])
             return result
         finally:
             self._scratch.release(result)
