@@ -76,3 +76,12 @@ def test_other_frozen_weights_are_refused(log: StepLog) -> None:
         with pytest.raises(LogError, match="over other frozen weights"):
             MeZO(model.named_parameters(), lr=1e-3, log=log.path, resume=True)
         assert same(model, before), name
+
+
+def test_a_damaged_header_is_refused(log: StepLog) -> None:
+    data = log.path.read_bytes()
+    end = len(data) - 3 * SIZE
+    for at in (PREFIX.size, PREFIX.size + 40, end - 1, PREFIX.size - 1):  # the last: the checksum itself
+        log.path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        with pytest.raises(LogError, match="header of .* is damaged: its checksum does not match"):
+            StepLog.read(log.path)
