@@ -63,7 +63,7 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
     wanted = {
         str(path.relative_to(source))
         for path in (source / "zerograd").rglob("*")
-        if path.is_file() and path.suffix != ".pyc"
+        if path.is_file() and "__pycache__" not in path.parts
     }
     there = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("zerograd/")}
     assert there == wanted
