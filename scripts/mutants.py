@@ -187,9 +187,18 @@ def put(attempt: Attempt, text: str, like: Path | None = None) -> None:
         shutil.copystat(like, target)
 
 
-def run(changes: list[Change], source: Path, tests: Path, jobs: int, depth: int, limit: float) -> dict[str, str]:
+def known(path: Path | None) -> dict[str, str]:
+    """How faults died in a run that was cut short, by name."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path is not None and path.is_file() else []
+    return {name: death for name, _, death in (line.partition("\t") for line in lines)}
+
+
+def run(
+    changes: list[Change], source: Path, tests: Path, jobs: int, depth: int, limit: float, out: Path | None
+) -> dict[str, str]:
     """How each fault died, by name; "" where it lives."""
-    ended: dict[str, str] = {}
+    ended = known(out)
+    changes = [change for change in changes if change.fault.name not in ended]
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         slots = [Path(folder) / str(i) for i in range(jobs)]
         for slot in slots:
@@ -199,12 +208,13 @@ def run(changes: list[Change], source: Path, tests: Path, jobs: int, depth: int,
             while waiting or running:
                 while slots and waiting:
                     change = waiting.pop()
-                    attempt = Attempt(change, stages(change.fault, tests, depth), slots.pop())
-                    put(attempt, change.after)
-                    cache = Path(folder) / change.fault.name if COMPILED.search(change.before) else kernels
-                    what = next(attempt.stages, None)
+                    todo = stages(change.fault, tests, depth)
+                    what = next(todo, None)
                     if what is None:
                         raise FaultError(f"{change.fault.name}: there is no test file of {change.fault.tests!r}")
+                    attempt = Attempt(change, todo, slots.pop())
+                    put(attempt, change.after)
+                    cache = Path(folder) / change.fault.name if COMPILED.search(change.before) else kernels
                     start(attempt, what, tests.parent, cache)
                     running.append(attempt)
                 attempt, code = wait(running, limit)
@@ -217,6 +227,9 @@ def run(changes: list[Change], source: Path, tests: Path, jobs: int, depth: int,
                     continue
                 ended[name] = "" if code in (PASSED, NO_TESTS) else how(code, attempt.output)
                 put(attempt, change.before, source / change.path)
+                if out is not None:
+                    with out.open("a", encoding="utf-8") as file:
+                        file.write(f"{name}\t{ended[name]}\n")
                 bar.write(f"{'dies ' if ended[name] else 'LIVES'} {attempt.seconds:5.0f} s  {name:34} {ended[name]}")
                 bar.update()
                 running.remove(attempt)
@@ -235,6 +248,7 @@ def main() -> int:
         help="what runs where the tests before let a fault live: 0: nothing; 1: the whole files; 2: these, then all",
     )  # fmt: skip
     parser.add_argument("--limit", type=float, default=900, help="seconds for the tests of one fault")
+    parser.add_argument("--out", type=Path, help="note what died in this file, and pass over what is in it")
     parser.add_argument("--source", type=Path, default=ROOT / "src", help="folder that holds zerograd")
     parser.add_argument("--tests", type=Path, default=ROOT / "tests", help="folder with the tests")
     args = parser.parse_args()
@@ -258,7 +272,8 @@ def main() -> int:
     os.environ |= {"CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "1"}  # a GPU does not bear forks
     for name in HEAVY:
         importlib.import_module(name)
-    ended = run(changes, args.source.resolve(), args.tests.resolve(), args.jobs, args.depth, args.limit)
+    found = run(changes, args.source.resolve(), args.tests.resolve(), args.jobs, args.depth, args.limit, args.out)
+    ended = {name: death for name, death in found.items() if name in {fault.name for fault in wanted}}
     lives = [name for name, death in ended.items() if not death]
     print(f"\n{'fault':34} found by\n" + "\n".join(f"{n:34} {d or '- LIVES -'}" for n, d in sorted(ended.items())))
     print("\n".join(missing))
