@@ -121,6 +121,7 @@ def test_what_does_not_fit_is_said_before_anything_runs(compared: Path, capsys: 
         assert (compared / "compare.json").read_text() == before, line
 
 
+@pytest.mark.slow
 def test_a_failing_run_is_named_and_leaves_the_others(tmp_path: Path, capsys: Any) -> None:
     data = tmp_path / "reviews.jsonl"
     rows = [{"text": f"text {i}", "label": i % 2} for i in range(40)]

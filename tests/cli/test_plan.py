@@ -102,6 +102,7 @@ def test_the_largest_known_shape_that_fits() -> None:
     assert largest(FAMILIES["opt"], case, "ft", read_bytes("4GB"))[0] == "opt-350m"
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FAMILIES, "opt", {"opt-1": small_family()["opt-1"]})
     CONFIGS["opt"].save_pretrained(tmp_path)
