@@ -92,7 +92,7 @@ def load_splits(task: Task, data: str | Path | None, wanted: SplitSizes, test_da
         test_rows, order = _rows(pool, order[:held]), order[held:]
         dev_split = None
     else:
-        test_name = _test_split(task, data if test_data is None else test_data)
+        test_name = default_split(task, data if test_data is None else test_data)
         test, test_source, _ = _load(task, data if test_data is None else test_data, test_name, notes)
         dev_split = _dev_split(task, data, test_name if test_data is None else None)
         chosen = np.random.default_rng(wanted.seed).permutation(len(test))[:num_test]
@@ -166,12 +166,7 @@ def columns_of(data: str | Path) -> list[str]:
 
 
 def default_split(task: Task, data: str | Path | None) -> str:
-    """The split that is tested on."""
-    return _test_split(task, data)
-
-
-def _test_split(task: Task, data: str | Path | None) -> str:
-    """The task's test split, or in a folder without a file for it, what stands in for it."""
+    """The split that is tested on: the task's test split, or in a folder without a file for it, what stands in."""
     if data is None or Path(data).is_file():
         return task.test_split
     names = dict.fromkeys([*(["test"] if task.hub is None else []), task.test_split, "validation", "test"])
