@@ -411,3 +411,11 @@ def test_what_a_forward_that_raised_kept_is_not_held_against_the_next() -> None:
     with pytest.raises(RuntimeError, match="stop"):
         optimizer.step(failing)
     assert optimizer.step(lambda: model(torch.ones(6)).sum()) is not None
+
+
+def test_in_place_puts_theta_back_up_to_rounding() -> None:
+    model = make_tiny("llama")
+    before = state(model)
+    MeZO(model.named_parameters(), lr=0.0, eps=0.1, probing="in_place").step(loss_closure(model))
+    assert all(torch.allclose(t, before[name], rtol=0, atol=1e-6) for name, t in model.state_dict().items())
+    assert not same(model, before)  # (exactly it does not: see the module)
