@@ -232,3 +232,32 @@ def test_what_is_planned_is_not_touched() -> None:
         assert Noise(0, "sphere").scale([(0, 10)], step=0, probe=0, device=x.device) == pytest.approx(1)
     assert torch.equal(x, torch.ones(10))
     assert nothing.squared_norm(9, seed=0, tensor=0, step=0, probe=0, device=x.device) == 9 / reference.SQUARE_UNIT
+
+
+@pytest.mark.parametrize(
+    "error, change",
+    [
+        (TypeError, {"rows": torch.tensor([1, 2], dtype=torch.int32)}),
+        (TypeError, {"out": torch.zeros(2, 8, dtype=torch.bfloat16)}),
+        (TypeError, {"x": torch.zeros(50, 8, dtype=torch.float64)}),
+        (TypeError, {"out_minus": torch.zeros(2, 8, dtype=torch.float16)}),
+        (ValueError, {"rows": torch.tensor([1, 50])}),
+        (ValueError, {"rows": torch.tensor([-1, 3])}),
+        (ValueError, {"rows": torch.tensor([[1, 2]])}),
+        (ValueError, {"out": torch.zeros(3, 8)}),
+        (ValueError, {"out": torch.zeros(8, 2).T}),
+        (ValueError, {"out_minus": torch.zeros(1, 8)}),
+        (ValueError, {"x": torch.zeros(8, 50).T}),
+    ],
+    ids=str,
+)
+def test_what_a_kernel_is_handed_is_checked(error: type[Exception], change: dict[str, torch.Tensor]) -> None:
+    """Kernels take addresses: with another dtype, layout or index they would read memory that is not theirs."""
+    given = {"out": torch.zeros(2, 8), "x": torch.zeros(50, 8), "rows": torch.tensor([1, 2])} | change
+    with pytest.raises(error):
+        Noise(SEED).run(Pass(terms=ONE, tensor=3, **given))
+
+
+def test_vectors_of_several_dtypes_are_refused() -> None:
+    with pytest.raises(TypeError, match="bfloat16, torch.float32"):
+        VectorPass.over([torch.zeros(3), torch.zeros(3, dtype=torch.bfloat16)], (0, 0), [0, 1], np.ones((1, 2)))

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from zerograd.core.directions import D, Directions
 from zerograd.core.header import LogError
+from zerograd.core.interrupts import uninterrupted
 from zerograd.core.parameters import Trainable
 from zerograd.core.perturb.prefetch import PART, Change, Piece, Prefetch
-from zerograd.core.safety import uninterrupted
 from zerograd.core.stored_moments import StoredMoments
 from zerograd.noise import Moments, Pass, Terms
 from zerograd.updates import Step, Update, Weights

@@ -12,13 +12,14 @@ import torch
 from zerograd.core.apply import PendingStep, Updater
 from zerograd.core.directions import Directions
 from zerograd.core.header import FrozenNote, LogError
+from zerograd.core.interrupts import uninterrupted
 from zerograd.core.parameters import Parameters, dtype_name, frozen_note, frozen_of, make_groups
 from zerograd.core.perturb import make_perturber
 from zerograd.core.perturb.perturber import Closure
 from zerograd.core.precision import Precision
 from zerograd.core.probe import Parts, Prober
 from zerograd.core.replay import check_base, make_header
-from zerograd.core.safety import memory_for, uninterrupted
+from zerograd.core.safety import memory_for
 from zerograd.core.scales import Variance
 from zerograd.core.specs import describe
 from zerograd.core.steplog import MAX_GROUPS, StepLog
@@ -154,26 +155,15 @@ class MeZO(torch.optim.Optimizer):
             NonFiniteLossError: More than `max_skipped` steps in a row had a loss that is not finite.
             OSError: The log could not be written; weights and log are as before the step.
         """
-        try:
-            loss = None if closure is None else self._probe_all(closure)
-            recorded = self._recorded()
-            if recorded is not None:
-                step = recorded
-                self._check_lr(step)
-            else:
-                step = self.prober.gather(self.steps_done, self._lr())
-            pending = None if step.skipped else self.updater.prepare(step)
-            with uninterrupted():  # all of it or nothing, also when Ctrl-C is pressed
-                if recorded is None and self.log is not None:
-                    self.log.append(step)
-                with memory_for("the update", UPDATE_ADVICE):
-                    self._apply(step, pending)
-        finally:
-            self._clear()
-            torch.clear_autocast_cache()
-        if recorded is None:
-            self._precision.watch(step)
-        self._count_skipped(step)
+        with uninterrupted():  # all of it or nothing, also when Ctrl-C is pressed
+            try:
+                self.parameters.check_unchanged()
+                loss = None if closure is None else self._probe_all(closure)
+                step = self._take()
+            finally:
+                self._clear()
+                torch.clear_autocast_cache()
+            self._count_skipped(step)
         return loss
 
     def probe(self, closure: Closure | Parts) -> float:
@@ -190,7 +180,9 @@ class MeZO(torch.optim.Optimizer):
             loss = recorded.mean_loss if not self._probed else 0.0
             self._probed = True
             return loss
-        return self.prober.probe(closure, self.steps_done, self.updater.d)
+        with uninterrupted():
+            self.parameters.check_unchanged()
+            return self.prober.probe(closure, self.steps_done, self.updater.d)
 
     def rewind(self) -> None:
         """Back to step 0, for `fast_forward` to an earlier step of the log. The caller loads the base weights."""
@@ -254,6 +246,21 @@ class MeZO(torch.optim.Optimizer):
                 )
             return log
         return StepLog.create(path, header)
+
+    def _take(self) -> Step:
+        """Log and apply the step that was probed, or the one that is due in the log."""
+        recorded = self._recorded()
+        if recorded is not None:
+            self._check_lr(recorded)
+        step = recorded or self.prober.gather(self.steps_done, self._lr())
+        pending = None if step.skipped else self.updater.prepare(step)
+        if recorded is None and self.log is not None:
+            self.log.append(step)
+        with memory_for("the update", UPDATE_ADVICE):
+            self._apply(step, pending)
+        if recorded is None:
+            self._precision.watch(step)
+        return step
 
     def _apply(self, step: Step, pending: PendingStep | None = None) -> None:
         """Update the weights and count the step; Ctrl-C cannot come between the two."""

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from zerograd.core.header import FrozenNote
-from zerograd.noise.dispatch import FLOAT_DTYPES
+from zerograd.core.safety import ProbeError
+from zerograd.noise.passes import FLOAT_DTYPES
 
 CHUNK = 1 << 26  # elements hashed at a time, so that a fingerprint needs no second copy of a large tensor
 NOTHING = (
@@ -54,8 +55,10 @@ class Parameters:
     def __init__(self, named: Iterable[tuple[str, torch.Tensor, int]]) -> None:
         first: dict[tuple[object, ...], tuple[str, torch.Tensor, int]] = {}
         aliases: dict[int, str] = {}
+        tensors = []
         for name, tensor, group in named:
             _check_dtype(name, tensor)
+            tensors.append(tensor)
             key = (address(tensor) or id(tensor), tensor.shape, tensor.stride())
             first.setdefault(key, (name, tensor, group))
             aliases[id(tensor)] = first[key][0]
@@ -66,6 +69,9 @@ class Parameters:
         self.entries = [Trainable(i, *item) for i, item in enumerate(ordered)]
         by_name = {e.name: e for e in self.entries}
         self.by_id = {key: by_name[name] for key, name in aliases.items()}
+        self._tied = [(by_name[aliases[id(t)]], t) for t in tensors if by_name[aliases[id(t)]].tensor is not t]
+        self._kinds = [_kind(e.tensor) for e in self.entries]
+        self._addresses = self._where()
 
     @property
     def nbytes(self) -> int:
@@ -76,6 +82,40 @@ class Parameters:
     def device(self) -> torch.device:
         """Where the first tensor lies."""
         return self.entries[0].tensor.device
+
+    def check_unchanged(self) -> None:
+        """Follow tensors whose memory was replaced since the last look by the like.
+
+        Raises:
+            ProbeError: A tensor has another dtype, device or shape than when the run started, tied tensors are no
+                longer one, or others have become one.
+        """
+        for entry, before in zip(self.entries, self._kinds, strict=True):
+            now = _kind(entry.tensor)
+            if now != before:
+                was, is_now = (f"{str(k[0]).removeprefix('torch.')} {tuple(k[2])} on {k[1]}" for k in (before, now))
+                raise ProbeError(
+                    f"trainable tensor {entry.name!r} was {was} when the run started and is {is_now} now. Convert or "
+                    "move the model before MeZO(...) is made, and not afterwards (evaluation in another precision, "
+                    "bf16_full_eval say, converts the model too)."
+                )
+        addresses = self._where()
+        if addresses == self._addresses:
+            return
+        for entry, tensor in self._tied:
+            if address(tensor) != address(entry.tensor):
+                raise ProbeError(
+                    f"trainable tensor {entry.name!r} was tied to another when the run started, and no longer is: tie "
+                    "them again (model.tie_weights()), or start a new run"
+                )
+        try:
+            _check_names_and_memory([(e.name, e.tensor, e.group) for e in self.entries])
+        except ValueError as error:
+            raise ProbeError(f"since the run started: {error}") from error
+        self._addresses = addresses
+
+    def _where(self) -> list[int]:
+        return [address(t) for t in (*(e.tensor for e in self.entries), *(t for _, t in self._tied))]
 
 
 def make_groups(params: Iterable[Any], weight_decay: float) -> list[dict[str, Any]]:
@@ -138,6 +178,10 @@ def address(tensor: torch.Tensor) -> int:
         return tensor.data_ptr() if tensor.numel() and tensor.untyped_storage().device.type != "meta" else 0
     except (NotImplementedError, RuntimeError):
         return 0
+
+
+def _kind(tensor: torch.Tensor) -> tuple[torch.dtype, torch.device, torch.Size]:
+    return tensor.dtype, tensor.device, tensor.shape
 
 
 def _add_bytes(digest: Any, tensor: torch.Tensor) -> None:

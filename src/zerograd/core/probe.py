@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from zerograd.core.directions import D, Direction, Directions
+from zerograd.core.interrupts import interruptible
 from zerograd.core.perturb.first_step import FirstStep
 from zerograd.core.perturb.perturber import Closure, Loss, Perturber, Waves, as_floats
 from zerograd.core.safety import memory_for
@@ -109,20 +111,24 @@ class Prober:
         return self._along(closure, self.directions.direction(step, probe, d), offsets)
 
     def _along(self, closure: Closure | Parts, direction: Direction, offsets: list[float]) -> list[float]:
-        parts = in_parts(closure)
-        counted = [[partial(self._forward, one) for one in wave] for wave in parts.waves]
+        parts, guarded = self._guarded(closure)
         before = self.forwards
         with torch.no_grad(), self.perturber.session(direction):
             if self.first_step is None:
-                losses = self.perturber.losses(counted, offsets)
+                losses = self.perturber.losses(guarded, offsets)
             else:
-                losses = self.first_step.losses(self.perturber, counted, offsets, direction.at[1])
+                losses = self.first_step.losses(self.perturber, guarded, offsets, direction.at[1])
             self.forwards = before + len(offsets)
             return [parts.total(side) for side in losses]
 
+    def _guarded(self, closure: Closure | Parts) -> tuple[Parts, Waves]:
+        """A closure in parts, and what runs each of them."""
+        parts = in_parts(closure)
+        return parts, [[partial(self._forward, one) for one in wave] for wave in parts.waves]
+
     def _forward(self, closure: Closure) -> Loss:
         torch.clear_autocast_cache()  # an enclosing autocast would serve the other side's cast weights
-        with memory_for(*FORWARD):
+        with memory_for(*FORWARD), interruptible():
             return closure()
 
     def _mean(self, sides: list[float], base: float) -> float:
@@ -132,18 +138,19 @@ class Prober:
     def _baseline(self, closure: Closure | Parts) -> float:
         if not self.estimator.baseline:
             return 0.0
+        parts, guarded = self._guarded(closure)
         with torch.no_grad(), self.perturber.unmoved():
-            torch.clear_autocast_cache()
             self.forwards += 1
-            parts = in_parts(closure)
-            return parts.total(parts.evaluate())
+            return parts.total([one() for wave in guarded for one in wave])
 
     def _measure(self, closure: Closure, step: int, scaling: Variance, d: D) -> None:
         """d before this step; a later measurement that cannot be used leaves the one that holds."""
         parameters, blocks = self.directions.parameters, self.directions.blocks
         self.forwards += scaling.by == "backprop"
         by_probes = partial(self._gradient_norm, closure, step, scaling.samples)
-        norms = norms_of(scaling, parameters, blocks, by_probes, closure)
+        unmoved = self.perturber.unmoved() if scaling.by == "backprop" else nullcontext()
+        with unmoved:
+            norms = norms_of(scaling, parameters, blocks, by_probes, partial(self._forward, closure))
         try:
             self._d = rescaled(norms, parameters, blocks)
         except ValueError as error:

@@ -1,8 +1,6 @@
-"""What keeps a run whole: Ctrl-C waits for the end of a pass, files are whole or not there, errors name their cause."""
+"""What keeps a run whole: files are whole or not there, errors name their cause."""
 
 import os
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,23 +15,6 @@ class ProbeError(RuntimeError):
 
 class OutOfMemoryError(MemoryError):
     """A step that needed more memory than there is."""
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Deliver a SIGINT that arrives inside the block after it. Only the main thread receives signals in Python."""
-    previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or previous is None:  # None: not Python's to change
-        yield
-        return
-    held: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-        if held:
-            signal.raise_signal(held[0])
 
 
 @contextmanager

@@ -22,7 +22,6 @@ from zerograd.noise.passes import Pass, VectorPass
 from zerograd.noise.reference import DISTRIBUTIONS, SQUARE_UNIT
 from zerograd.noise.terms import Terms
 
-FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _planned = ContextVar("planned", default=False)
 
 
@@ -79,7 +78,9 @@ class Noise:
             raise ValueError("directions of low rank are gaussian or rademacher; the sphere is of full rank (rank=0)")
 
     def run(self, p: Pass) -> torch.Tensor:
-        """Do a pass; returns its `out`."""
+        """Do a pass; returns its `out`. TypeError, ValueError: what it is handed is not what a `Pass` takes."""
+        if not _planned.get():
+            p.check()
         if p.out.numel():
             if self.rank and isinstance(p.terms, Terms) and p.x.dim() > 1:
                 run_low_rank(p, self.rank, self._run)

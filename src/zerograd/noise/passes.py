@@ -9,6 +9,16 @@ from numpy.typing import NDArray
 
 from zerograd.noise.terms import Terms
 
+FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def check_indices(rows: torch.Tensor, count: int) -> None:
+    """ValueError for an index that is not in [0, count); on a GPU its own error, later: nothing waits for it here."""
+    if rows.device.type != "cpu":
+        torch._assert_async(((rows >= 0) & (rows < count)).all())
+    elif rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < count:
+        raise ValueError(f"rows {int(rows.min())} to {int(rows.max())} of {count}")
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -43,6 +53,36 @@ class Pass:
     scale: float = 1.0
     out_minus: torch.Tensor | None = None
     scale_minus: float = 1.0
+
+    def check(self) -> None:
+        """What the kernels rely on when they are given addresses; reads outside memory would go unnoticed.
+
+        Raises:
+            TypeError: Another dtype or device than said above.
+            ValueError: Another shape or memory layout, or an index out of range.
+        """
+        x, rows = self.x, self.rows
+        if x.dtype not in FLOAT_DTYPES:
+            raise TypeError(f"x must be float32, bfloat16 or float16, got {x.dtype}")
+        for name, t, dtype in (
+            ("out", self.out, x.dtype), ("out_minus", self.out_minus, x.dtype), ("rows", rows, torch.int64),
+            ("extra_byte", self.extra_byte, torch.int8), ("terms", self.terms, torch.float32),
+        ):  # fmt: skip
+            if isinstance(t, torch.Tensor) and (t.dtype != dtype or t.device != x.device):
+                raise TypeError(f"{name} must be {dtype} on {x.device}, got {t.dtype} on {t.device}")
+        many = x.numel()
+        if rows is not None:
+            if rows.dim() != 1 or x.dim() < 1:
+                raise ValueError(f"rows must have one dimension, got {tuple(rows.shape)} of {tuple(x.shape)}")
+            check_indices(rows, len(x))
+            many = len(rows) * x[0].numel() if len(x) else 0
+        for name, t, size in (
+            ("x", x, x.numel()), ("out", self.out, many), ("out_minus", self.out_minus, many),
+            ("extra_byte", self.extra_byte, x.numel()), ("terms", self.terms, many),
+        ):  # fmt: skip
+            if isinstance(t, torch.Tensor) and not (t.is_contiguous() and t.numel() == size):
+                layout = "" if t.is_contiguous() else ", not contiguous"
+                raise ValueError(f"{name} must hold {size} elements, contiguous; it holds {t.numel()}{layout}")
 
     @property
     def stochastic(self) -> bool:
@@ -90,7 +130,13 @@ class VectorPass:
     def over(
         tensors: Sequence[torch.Tensor], at: tuple[int, int], numbers: Sequence[int], scales: NDArray[np.float32]
     ) -> "VectorPass":
-        """A pass over tensors of one dimension, one dtype and one device; the results are new memory."""
+        """A pass over tensors of one dimension, one dtype and one device; the results are new memory.
+
+        Raises:
+            TypeError: Tensors of several dtypes.
+        """
+        if len({t.dtype for t in tensors}) > 1:
+            raise TypeError(f"tensors of several dtypes: {', '.join(sorted({str(t.dtype) for t in tensors}))}")
         x = torch.cat([t.detach() for t in tensors])
         out = torch.empty((len(scales), len(x)), dtype=x.dtype, device=x.device)
         ends = np.cumsum([t.numel() for t in tensors])

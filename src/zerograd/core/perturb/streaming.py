@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from zerograd.core.directions import Direction
+from zerograd.core.interrupts import held
 from zerograd.core.parameters import Parameters, Trainable
 from zerograd.core.perturb.lockstep import Lockstep
 from zerograd.core.perturb.operations import (
@@ -164,9 +165,12 @@ class Reads(TorchFunctionMode):
     def __torch_function__(
         self, func: Function, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
         if torch.compiler.is_compiling():  # a compiled forward reads the weights themselves; see `FirstStep`
-            return func(*args, **kwargs)
+            return func(*args, **(kwargs or {}))
+        with held():
+            return self._handle(func, args, kwargs or {})
+
+    def _handle(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         found = trainables_in((*args, *kwargs.values()) if kwargs else args, self._entries)
         if self._first is not None:
             self._first.sees(func, args, kwargs, found, self._entries)

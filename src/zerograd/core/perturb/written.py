@@ -9,12 +9,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
+import numpy as np
 import torch
 
 from zerograd.core.directions import Direction
+from zerograd.core.interrupts import uninterrupted
 from zerograd.core.parameters import Trainable
 from zerograd.core.perturb.perturber import Perturber
-from zerograd.core.safety import uninterrupted
 from zerograd.noise import Noise, Pass
 
 
@@ -32,7 +33,7 @@ class Snapshot(Perturber):
         self.trainables, self._noise = list(trainables), noise
         self._copies: dict[Trainable, torch.Tensor] = {}
         self._direction: Direction | None = None
-        self._written = False  # whether tensors may be off theta
+        self._copied: list[Trainable] = []  # in this session: what is put back at its end
 
     @property
     def nbytes(self) -> int:
@@ -42,43 +43,49 @@ class Snapshot(Perturber):
     def add(self, trainables: Iterable[Trainable]) -> None:
         """Perturb more tensors, from now on; inside a session too."""
         for entry in trainables:
-            self._copy(entry)
             self.trainables.append(entry)
+            if self._direction is not None:
+                self._copy(entry)
 
     @contextmanager
     def session(self, direction: Direction) -> Iterator[None]:
-        """Copies what the direction moves; puts it back at the end."""
-        self._direction = direction
-        try:
-            for entry in filter(direction.moves, self.trainables):
-                self._copy(entry)
-            yield
-        finally:
-            with uninterrupted():
-                if self._written:
-                    for entry in filter(direction.moves, self.trainables):
-                        entry.tensor.detach().copy_(self._copies[entry])
-                self._written, self._direction = False, None
-            torch.clear_autocast_cache()  # an enclosing autocast would go on with the perturbed weights
+        """Copies the tensors, and puts them back at the end, whoever wrote to them: we, or the forward itself."""
+        with uninterrupted():
+            try:
+                for entry in self.trainables:
+                    self._copy(entry)
+                self._direction = direction
+                yield
+            finally:
+                for entry in self._copied:
+                    entry.tensor.detach().copy_(self._copies[entry])
+                self._copied.clear()
+                self._direction = None
+                torch.clear_autocast_cache()  # an enclosing autocast would go on with the perturbed weights
 
     @contextmanager
     def at(self, c: float) -> Iterator[None]:
         """Writes theta + c z."""
         assert self._direction is not None
-        with uninterrupted():
-            for entry in filter(self._direction.moves, self.trainables):
-                target, copy = entry.tensor.detach(), self._copies[entry]
-                out = target if target.is_contiguous() else torch.empty_like(copy)
-                self._written = True  # before the first byte: whatever fails from here on is undone
-                self._noise.run(Pass(out, copy, self._direction.terms(entry, c), entry.index))
-                if out is not target:
-                    target.copy_(out)
+        for entry in filter(self._direction.moves, self.trainables):
+            target, copy = entry.tensor.detach(), self._copies[entry]
+            out = target if target.is_contiguous() else torch.empty_like(copy)
+            self._noise.run(Pass(out, copy, self._direction.terms(entry, c), entry.index))
+            if out is not target:
+                target.copy_(out)
         yield
+
+    @contextmanager
+    def unmoved(self) -> Iterator[None]:
+        """As `session`, along no direction."""
+        with self.session(Direction((0, 0), np.zeros(0))):
+            yield
 
     def _copy(self, entry: Trainable) -> None:
         if entry not in self._copies:
             self._copies[entry] = torch.empty_like(entry.tensor, memory_format=torch.contiguous_format)
         self._copies[entry].copy_(entry.tensor.detach())
+        self._copied.append(entry)
 
 
 class InPlace(Perturber):
@@ -104,25 +111,24 @@ class InPlace(Perturber):
     @contextmanager
     def session(self, direction: Direction) -> Iterator[None]:
         """Moves what is off theta back at the end."""
-        self._direction = direction
-        try:
-            yield
-        finally:
-            with uninterrupted():
+        with uninterrupted():
+            self._direction = direction
+            try:
+                yield
+            finally:
                 for entry, c in self._displaced.items():
                     if c:
                         self._noise.add_(entry.tensor, direction.terms(entry, -c), entry.index)
                 self._displaced.clear()
                 self._direction = None
-            torch.clear_autocast_cache()
+                torch.clear_autocast_cache()
 
     @contextmanager
     def at(self, c: float) -> Iterator[None]:
         """Moves theta on to theta + c z."""
         assert self._direction is not None
-        with uninterrupted():
-            for entry in filter(self._direction.moves, self._trainables):
-                shift = c - self._displaced.get(entry, 0.0)
-                self._noise.add_(entry.tensor, self._direction.terms(entry, shift), entry.index)
-                self._displaced[entry] = c
+        for entry in filter(self._direction.moves, self._trainables):
+            shift = c - self._displaced.get(entry, 0.0)
+            self._noise.add_(entry.tensor, self._direction.terms(entry, shift), entry.index)
+            self._displaced[entry] = c
         yield

@@ -1,0 +1,122 @@
+"""Weights that change without the optimiser: by the forward itself, or by a conversion between two steps."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from zerograd import MeZO, estimators, replay
+from zerograd.core.safety import ProbeError
+from zerograd.core.scales import Variance
+
+
+def build(max_norm: float | None = None) -> torch.nn.Module:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Embedding(9, 6, max_norm=max_norm), torch.nn.Linear(6, 3))
+    return model.eval()
+
+
+def loss_of(model: torch.nn.Module) -> Any:
+    ids = torch.tensor([[1, 2, 3, 8]])
+    return lambda: model(ids).float().square().mean()
+
+
+def bits(model: torch.nn.Module) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("estimator", [estimators.SPSA(), estimators.OneSided()], ids=["two", "one"])
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_a_forward_that_writes_weights_leaves_no_trace(estimator: Any, blocks: int, tmp_path: Path) -> None:
+    """`max_norm` rescales the rows that are looked up, in the baseline too, and in blocks that a probe leaves alone."""
+    model = build(max_norm=1.0)
+    optimizer = MeZO(
+        model.named_parameters(), lr=1e-2, probing="snapshot", estimator=estimator, blocks=blocks,
+        log=tmp_path / "run.zlog",
+    )  # fmt: skip
+    before = bits(model)
+    optimizer.probe(loss_of(model))
+    assert same(bits(model), before)
+    for _ in range(4):
+        optimizer.step(None if not optimizer.steps_done else loss_of(model))
+    rebuilt = build(max_norm=1.0)
+    replay(tmp_path / "run.zlog", rebuilt)
+    assert same(bits(model), bits(rebuilt))
+
+
+def test_a_backward_pass_that_scales_leaves_no_trace() -> None:
+    model = build(max_norm=1.0)
+    optimizer = MeZO(model.named_parameters(), lr=1e-2, probing="snapshot", scaling=Variance("backprop"))
+    before = bits(model)
+    optimizer.probe(loss_of(model))
+    assert same(bits(model), before)
+
+
+@pytest.mark.parametrize("probing", ["streamed", "snapshot", "in_place"])
+@pytest.mark.parametrize(
+    "change",
+    [lambda m: m.bfloat16(), lambda m: m.half(), lambda m: m[1].to(torch.bfloat16)],
+    ids=["bf16", "f16", "one"],
+)
+def test_another_dtype_is_noticed_at_the_next_step(probing: str, change: Any) -> None:
+    model = build()
+    optimizer = MeZO(model.named_parameters(), lr=1e-2, probing=probing)
+    optimizer.step(loss_of(model))
+    change(model)
+    before = bits(model)
+    for call in (lambda: optimizer.step(loss_of(model)), lambda: optimizer.probe(loss_of(model))):
+        with pytest.raises(ProbeError, match=r"'(0|1)\.(weight|bias)' was float32 .* and is b?float16 .* now"):
+            call()
+    assert same(bits(model), before)
+    model.float()
+    optimizer.step(loss_of(model))  # back in the run's dtype it goes on
+
+
+@pytest.mark.parametrize("probing", ["streamed", "snapshot", "in_place"])
+def test_other_memory_of_the_same_kind_is_followed(probing: str) -> None:
+    model, twin = build(), build()
+    optimizers = [MeZO(m.named_parameters(), lr=1e-2, probing=probing) for m in (model, twin)]
+    for step in range(3):
+        for optimizer, m in zip(optimizers, (model, twin), strict=True):
+            optimizer.step(loss_of(m))
+        if step == 0:
+            for p in model.parameters():
+                p.data = p.data.clone()
+        else:
+            model.to(torch.float64).to(torch.float32)
+    assert same(bits(model), bits(twin))
+
+
+def test_another_shape_and_ties_that_changed() -> None:
+    model = build()
+    optimizer = MeZO(model.named_parameters(), lr=1e-2)
+    optimizer.step(loss_of(model))
+    model[1].bias.data = torch.zeros(1)
+    with pytest.raises(ProbeError, match=r"'1.bias' was float32 \(3,\) on cpu .* float32 \(1,\) on cpu now"):
+        optimizer.step(loss_of(model))
+
+    a, b = torch.nn.Linear(4, 4, bias=False), torch.nn.Linear(4, 4, bias=False)
+    b.weight.data = a.weight.data
+    named = [("a", a.weight), ("b", b.weight)]
+    x = torch.ones(2, 4)
+    optimizer = MeZO(named, lr=1e-2)
+    optimizer.step(lambda: F.linear(a(x), b.weight).square().mean())
+    b.weight.data = b.weight.data.clone()
+    with pytest.raises(ProbeError, match="'a' was tied to another"):
+        optimizer.step(lambda: b(a(x)).square().mean())
+
+
+def test_tensors_that_became_one_are_noticed() -> None:
+    a, b = torch.nn.Linear(4, 4, bias=False), torch.nn.Linear(4, 4, bias=False)
+    x = torch.ones(2, 4)
+    optimizer = MeZO([("a", a.weight), ("b", b.weight)], lr=1e-2)
+    optimizer.step(lambda: b(a(x)).square().mean())
+    b.weight.data = a.weight.data
+    with pytest.raises(ProbeError, match="'a' and 'b' overlap in memory"):
+        optimizer.step(lambda: b(a(x)).square().mean())
