@@ -14,6 +14,9 @@ from typing import Any, TypeVar
 import torch
 from greenlet import GreenletExit, greenlet
 
+from zerograd.core.interrupts import shut
+from zerograd.core.perturb.crossing import may_cross
+
 T = TypeVar("T")
 Work = Callable[[], T]
 DEVICES = ("cpu", "cuda")  # whose autocast state is kept apart
@@ -117,13 +120,15 @@ class Lockstep:
         """Wait until all lanes wait; returns the offsets of those that are here for the same key, this one's included.
 
         Only this lane's, at once, where it cannot be put aside: inside `torch.func` transforms, dispatch modes and
-        inference mode of its own, which are not the thread's to take.
+        inference mode of its own, which are not the thread's to take, and inside whatever else it has entered and
+        must leave before another runs (see `crossing`).
         """
         can_wait = (
             self._running is not None
             and not torch.is_inference_mode_enabled()
             and torch._C._len_torch_dispatch_stack() == self._depth
             and torch._C._functorch.peek_interpreter_stack() is None
+            and may_cross()
         )
         if not can_wait:
             return [offset]
@@ -168,6 +173,7 @@ class Lockstep:
     def _close(self, lane: _Lane) -> None:
         """End a lane that is not done; its `finally` blocks run."""
         if lane.green and not lane.done:
+            shut()  # what it undoes is not interrupted
             lane.state.put()
             lane.green.throw(GreenletExit)
             _TorchState.take()
