@@ -1,6 +1,9 @@
 """`MeZO` as a torch optimiser: the estimate, the update, groups, schedules, accumulation, errors."""
 
+import math
+import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +11,11 @@ import torch
 
 from architectures import loss_closure, make_tiny, same, state
 from zerograd import MeZO, NonFiniteLossError, replay
-from zerograd.noise import reference
+from zerograd.core.apply import Updater
+from zerograd.core.directions import Directions
+from zerograd.core.parameters import Parameters
+from zerograd.noise import Noise, reference
+from zerograd.updates import SGD, Step
 
 
 class Quadratic(torch.nn.Module):
@@ -153,6 +160,70 @@ def test_weight_decay_is_decoupled_and_spares_vectors() -> None:
     optimizer.step(lambda: torch.zeros(()) + 0 * (model.matrix.sum() + model.bias.sum()))  # no gradient at all
     assert torch.allclose(model.matrix, torch.full_like(model.matrix, 2.0 * (1 - 0.05)))
     assert torch.equal(model.bias, torch.full_like(model.bias, 2.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("lr", "decay"), [(1e-6, 0.02), (1e-6, 0.1), (1e-3, 0.1), (0.3, 0.5)])
+def test_decay_is_what_it_says_whatever_the_learning_rate(lr: float, decay: float, dtype: torch.dtype) -> None:
+    """At lr 1e-6 a decay of 0.02 a step is less than float32's last bit at 1: it waits until it has added up."""
+    steps = 5 * math.ceil(2**-16 / (lr * decay))
+    model = torch.nn.Linear(64, 64, bias=False).to(dtype)
+    with torch.no_grad():
+        model.weight.copy_(torch.linspace(1, 2, 64 * 64).view(64, 64))
+    before = model.weight.detach().double()
+    parameters = Parameters((name, p, 0) for name, p in model.named_parameters())
+    update = Updater(Directions(Noise(0), parameters), SGD(), [decay])
+    for number in range(steps):
+        update.apply(Step(number, (0.0,), (0.0,), (float(np.float32(lr)),), False))
+    ratio = (model.weight.detach().double() / before).mean().item()
+    expected = (1 - float(np.float32(lr)) * decay) ** steps
+    # float32: 4,096 roundings to nearest, each of 2^-24 at most, at each of 5 applications; 16 bits: of 2^-8 and 2^-11
+    # of the weight at most, stochastic, so that their mean is within five times that over the root of 4,096
+    noise = {torch.float32: 5 * 2**-24, torch.bfloat16: 5 * 2**-8 / 64, torch.float16: 5 * 2**-11 / 64}[dtype]
+    if expected > 1e-3:
+        assert ratio == pytest.approx(expected, abs=2**-16 * 0.01 + noise)
+
+
+def test_decay_that_waits_is_in_the_log(tmp_path: Path) -> None:
+    """A run that is resumed and one that is replayed decay at the same steps."""
+    weights = []
+    for cut in (None, 400):
+        model = Quadratic()
+        arguments = {"lr": 1e-6, "weight_decay": 0.1, "log": tmp_path / f"{cut}.zlog"}
+        optimizer = MeZO(model.named_parameters(), **arguments)
+        for _ in range(cut or 900):
+            optimizer.step(model)
+        if cut:
+            optimizer.log.close()
+            model = Quadratic()
+            optimizer = MeZO(model.named_parameters(), resume=True, **arguments)
+            for _ in range(900):
+                optimizer.step(model)
+        rebuilt = Quadratic()
+        replay(tmp_path / f"{cut}.zlog", rebuilt)
+        assert same(rebuilt, state(model))
+        weights.append(state(model))
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+
+
+def test_a_run_of_an_older_specification_goes_on_as_it_began(tmp_path: Path) -> None:
+    """Its log says which, and the steps to come are those of a run that was never interrupted."""
+    model = make_tiny("llama", torch.float16)
+    path = tmp_path / "run.zlog"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zerograd.core.optimizer.SPEC_VERSION", 1)
+        optimizer = MeZO(model.named_parameters(), lr=1e-3, weight_decay=0.1, log=path)
+    assert optimizer.log.header.spec == 1
+    for _ in range(4):
+        optimizer.step(loss_closure(model))
+        if optimizer.steps_done == 2:
+            shutil.copy(path, tmp_path / "cut.zlog")
+    again = make_tiny("llama", torch.float16)
+    resumed = MeZO(again.named_parameters(), lr=1e-3, weight_decay=0.1, log=tmp_path / "cut.zlog", resume=True)
+    for _ in range(4):
+        resumed.step(loss_closure(again))
+    assert same(again, state(model))
+    assert (tmp_path / "cut.zlog").read_bytes() == path.read_bytes()
 
 
 def test_state_dict_round_trip(tmp_path) -> None:  # type: ignore[no-untyped-def]

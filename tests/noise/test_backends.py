@@ -114,6 +114,36 @@ def test_an_extra_byte(backend, dtype, numel, base) -> None:  # type: ignore[no-
         assert_same_bits(exact.to(dtype), x) if numel < 20 else None  # the float alone is the nearest (ties aside)
 
 
+@pytest.mark.parametrize("backend", [cpu, portable], ids=["cpu", "portable"])
+@pytest.mark.parametrize("spec", reference.SPECS)
+@pytest.mark.parametrize("wide", [False, True], ids=["float16", "with a byte"])
+def test_rounding_far_below_the_last_place(backend, spec: int, wide: bool) -> None:  # type: ignore[no-untyped-def]
+    """float16 results of 0 and of 2^-50 to 2^-20, from given sums, as the reference rounds them."""
+    numel, most_cut = 3 * reference.TILE, reference.MOST_CUT[spec]
+    given = torch.exp2(-20 - 30 * torch.rand(numel, generator=torch.Generator().manual_seed(0)))
+    given[::3] *= -1
+    given[::5] = 0
+    x, low = torch.zeros(numel, dtype=torch.float16), torch.zeros(numel, dtype=torch.int8) if wide else None
+    backend.run(Pass(x, x, given, 7, rounding=STEP, extra_byte=low, most_cut=most_cut), SEED, "gaussian")
+    bits = [reference.bits16(t, WHERE["tensor"], STEP, reference.ROUNDING_PROBE, SEED) for t in range(3)]
+    if low is None:
+        high = reference.round_float16(given.numpy(), np.concatenate(bits), most_cut)
+    else:
+        high, rest = reference.to_wide(given.numpy(), np.concatenate(bits), False, most_cut)
+        assert torch.equal(low, torch.from_numpy(rest))
+    assert_same_bits(x, torch.from_numpy(high.view(np.int16)).view(torch.float16))
+    assert (x[::5] == 0).all() or spec == 1 and not wide
+
+
+@pytest.mark.parametrize("exponent", [-25, -30, -33, -36, -39])
+def test_float16_rounds_small_values_without_bias(exponent: int) -> None:
+    """Over all 65,536 draws, a value below the last place is rounded up as often as its share of it, to 2^-16."""
+    value, draws = np.float32(1.37 * 2.0**exponent), np.arange(65_536, dtype=np.uint64)
+    rounded = reference.round_float16(np.full(65_536, value), draws).view(np.float16).astype(np.float64)
+    assert abs(rounded.mean() - value) <= 2.0**-24 / 65_536
+    assert not reference.round_float16(np.zeros(65_536, np.float32), draws).any()
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("base", [0, 5000])

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from zerograd.core.decay import Decay
 from zerograd.core.directions import D, Directions
 from zerograd.core.header import LogError
 from zerograd.core.interrupts import uninterrupted
@@ -43,7 +44,8 @@ class PendingStep:
 class Updater:
     """theta <- (1 - lr wd) theta - lr u, u made by the update from the history of the run, in place.
 
-    Decay is decoupled from the gradient. Arithmetic is float32; 16-bit weights are rounded stochastically, because
+    Decay is decoupled from the gradient, and adds up over the steps (see `Decay`: 1 - lr wd is what it comes to).
+    Arithmetic is float32; 16-bit weights are rounded stochastically, because
     to nearest an update of 1e-6 would be lost (3 % of it survives in bfloat16). Ctrl-C waits until the pass is over.
 
     Args:
@@ -75,6 +77,8 @@ class Updater:
         """Back to the start of the run: no history, no d, moments of 0."""
         self.d: D = ()  # of the steps taken
         self._stored = StoredMoments.of(self.update, self._entries, self.directions.noise)
+        self._decay = Decay(self.weight_decay, every_step=self.directions.noise.spec == 1)
+        self._kept = [1.0] * len(self.weight_decay)  # of the step that is being taken: what it leaves of the weights
         self._history: deque[AppliedStep] = deque(maxlen=1 if self._stored else self.update.window)
         wide = [e for e in self._entries if self.extra_byte and e.tensor.element_size() == 2]
         self._bytes = {e: torch.zeros(e.tensor.numel(), dtype=torch.int8, device=e.tensor.device) for e in wide}
@@ -82,7 +86,8 @@ class Updater:
     @property
     def remembers(self) -> bool:
         """Whether the next step depends on the steps before it."""
-        return self.update.window > 1 or self.directions.scaling is not None or bool(self._bytes)
+        decays = any(self.weight_decay)
+        return self.update.window > 1 or self.directions.scaling is not None or bool(self._bytes) or decays
 
     @property
     def nbytes(self) -> int:
@@ -125,6 +130,7 @@ class Updater:
             if self._prefetch is not None:
                 self._prefetch.forget()
             if pending is not None:
+                self._kept = self._decay.take(step)
                 self._apply(step, pending)
                 self._history.append(pending.last)
             if step.d:
@@ -168,22 +174,19 @@ class Updater:
         # a block that no direction moved
         return Terms(pending.at[:1], [0.0]) if self.weight_decay[entry.group] else None
 
-    def _decay(self, entry: Trainable, step: Step) -> float:
-        return float(np.float32(1 - step.lr[entry.group] * self.weight_decay[entry.group]))
-
     def _is_away(self, entry: Trainable) -> bool:
         return self._prefetch is not None and self._prefetch.holds(entry) and entry not in self._bytes
 
     def _add(self, entry: Trainable, terms: Terms | torch.Tensor, step: Step) -> None:
         """What changes a weight, and nothing else does (but for `_pieces`, elsewhere)."""
         self.directions.noise.add_(
-            entry.tensor, terms, entry.index, decay=self._decay(entry, step), rounding=step.number,
+            entry.tensor, terms, entry.index, decay=self._kept[entry.group], rounding=step.number,
             extra_byte=self._bytes.get(entry),
         )  # fmt: skip
 
     def _pieces(self, entry: Trainable, terms: Terms, step: Step) -> list[tuple[Piece, Change]]:
         """The same for a tensor whose home is main memory: to be changed on the device, part by part."""
-        noise, rows, decay = self.directions.noise, entry.tensor.shape[0], self._decay(entry, step)
+        noise, rows, decay = self.directions.noise, entry.tensor.shape[0], self._kept[entry.group]
         many = rows if noise.rank else max(1, PART * rows // entry.tensor.nbytes)
 
         def change(x: torch.Tensor, first: int) -> None:

@@ -18,13 +18,13 @@ from zerograd.core.perturb import make_perturber
 from zerograd.core.perturb.perturber import Closure
 from zerograd.core.precision import Precision
 from zerograd.core.probe import Parts, Prober
-from zerograd.core.replay import check_base, make_header
+from zerograd.core.replay import check_base, check_spec, make_header
 from zerograd.core.safety import memory_for
 from zerograd.core.scales import Variance
 from zerograd.core.specs import describe
 from zerograd.core.steplog import MAX_GROUPS, StepLog
 from zerograd.estimators import SPSA
-from zerograd.noise import Noise
+from zerograd.noise import SPEC_VERSION, Noise
 from zerograd.schedules import Schedule
 from zerograd.updates import SGD, Adam, Sign, Step, Update
 
@@ -127,7 +127,11 @@ class MeZO(torch.optim.Optimizer):
             for i, group in enumerate(self.param_groups)
             for name, tensor in zip(group["param_names"], group["params"], strict=True)
         )
-        directions = Directions(Noise(seed, distribution, rank), self.parameters, blocks, scaling)
+        earlier = StepLog.read(log) if log is not None and resume and Path(log).exists() else None
+        if earlier is not None:
+            check_spec(earlier)
+        noise = Noise(seed, distribution, rank, SPEC_VERSION if earlier is None else earlier.header.spec)
+        directions = Directions(noise, self.parameters, blocks, scaling)
         device = None if offload is None else torch.device(offload)
         self.perturber = make_perturber(self.parameters, directions.noise, probing, device)
         self.prober = Prober(self.perturber, directions, estimator, allow_unread)
@@ -137,7 +141,7 @@ class MeZO(torch.optim.Optimizer):
         self.updater = Updater(directions, update, decays, extra_byte, self.perturber.prefetch)
         self._max_skipped, self._skipped = max_skipped, 0
         self._probed = False
-        self.log = None if log is None else self._open_log(log, resume, frozen_note(frozen_of(params)))
+        self.log = None if log is None else self._open_log(log, earlier, frozen_note(frozen_of(params)))
 
     def step(self, closure: Closure | Sequence[Closure] | None = None) -> float | None:  # type: ignore[override]
         """One step. With a closure: probe it first; without: apply what `probe` has gathered since the last step.
@@ -234,18 +238,17 @@ class MeZO(torch.optim.Optimizer):
             raise RuntimeError("MeZO's parameter groups are fixed once it is made; pass all of them to MeZO(...)")
         super().add_param_group(param_group)
 
-    def _open_log(self, path: str | Path, resume: bool, frozen: FrozenNote | None) -> StepLog:
+    def _open_log(self, path: str | Path, earlier: StepLog | None, frozen: FrozenNote | None) -> StepLog:
         header = make_header(self.updater, describe(self.estimator), frozen)
-        if resume and Path(path).exists():
-            log = StepLog.read(path)
-            check_base(log, header)  # before the file is touched
-            log.reopen()
-            if log.dropped_bytes:
-                warnings.warn(
-                    f"{path} ended in an incomplete step; {log.dropped_bytes} bytes were cut off", stacklevel=3
-                )
-            return log
-        return StepLog.create(path, header)
+        if earlier is None:
+            return StepLog.create(path, header)
+        check_base(earlier, header)  # before the file is touched
+        earlier.reopen()
+        if earlier.dropped_bytes:
+            warnings.warn(
+                f"{path} ended in an incomplete step; {earlier.dropped_bytes} bytes were cut off", stacklevel=3
+            )
+        return earlier
 
     def _take(self) -> Step:
         """Log and apply the step that was probed, or the one that is due in the log."""

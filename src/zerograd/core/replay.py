@@ -14,7 +14,7 @@ from zerograd.core.parameters import Parameters, dtype_name, frozen_note
 from zerograd.core.scales import SCALINGS
 from zerograd.core.specs import build, describe
 from zerograd.core.steplog import StepLog
-from zerograd.noise import SPEC_VERSION, Noise
+from zerograd.noise import SPECS, Noise
 from zerograd.updates import UPDATES, Update
 
 
@@ -34,11 +34,18 @@ def make_header(updater: Updater, estimator: Mapping[str, Any], frozen: FrozenNo
         for e, digest in zip(entries, digests, strict=True)
     )
     return Header(
-        SPEC_VERSION, noise.distribution, noise.seed, noise.rank, directions.count,
+        noise.spec, noise.distribution, noise.seed, noise.rank, directions.count,
         None if scaling is None else describe(scaling), estimator, describe(updater.update),
         tuple(updater.weight_decay), tensors, hashlib.sha256("".join(digests).encode()).hexdigest(),
         updater.extra_byte, frozen,
     )  # fmt: skip
+
+
+def check_spec(log: StepLog) -> None:
+    """Raise LogError for a log of a noise specification that is not known."""
+    if log.header.spec not in SPECS:
+        known = " and ".join(map(str, SPECS))
+        raise LogError(f"{log.path} uses noise specification {log.header.spec}; this zerograd knows {known}")
 
 
 def check_base(log: StepLog, header: Header) -> None:
@@ -105,8 +112,7 @@ def replay(
     """
     read = log if isinstance(log, StepLog) else StepLog.read(log)
     header, path = read.header, read.path
-    if header.spec != SPEC_VERSION:
-        raise LogError(f"{path} uses noise specification {header.spec}; this zerograd has {SPEC_VERSION}")
+    check_spec(read)
     count = len(read.steps) if step is None else step
     if not 0 <= count <= len(read.steps):
         raise ValueError(f"cannot replay to step {step}: {path} holds {len(read.steps)} steps")
@@ -130,7 +136,9 @@ def _directions(log: StepLog, parameters: Parameters) -> Directions:
             scaling = build(header.scaling, SCALINGS)
         except (KeyError, TypeError) as error:
             raise LogError(f"{log.path} uses scaling {header.scaling}, which this zerograd does not know") from error
-    return Directions(Noise(header.seed, header.distribution, header.rank), parameters, header.blocks, scaling)
+    return Directions(
+        Noise(header.seed, header.distribution, header.rank, header.spec), parameters, header.blocks, scaling
+    )
 
 
 def _update(log: StepLog) -> Update:

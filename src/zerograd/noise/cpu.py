@@ -43,7 +43,8 @@ def run(p: Pass, seed: int, distribution: str) -> None:
     _launch(
         _kernel(p.x), bounds, seed, mode=RANGE if rows is None else ROWS, kind=kind, out=p.out, out_minus=p.out_minus,
         x=p.x, extra_byte=p.extra_byte, rows=rows, base=p.base, tensor=p.tensor, decay=p.decay, scale=p.scale,
-        scale_minus=p.scale_minus, stochastic=p.stochastic, rounding=p.rounding or 0, dtype=DTYPES[p.x.dtype], **more,
+        scale_minus=p.scale_minus, most_cut=p.most_cut if p.stochastic else 0, rounding=p.rounding or 0,
+        dtype=DTYPES[p.x.dtype], **more,
     )  # fmt: skip
 
 

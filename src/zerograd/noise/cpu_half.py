@@ -26,18 +26,22 @@ def to_bfloat16(out, values, draws, stochastic):
 
 
 @njit(nogil=True, cache=True)
-def to_float16(out, values, draws, stochastic):
-    """The same in float16, subnormals included."""
+def to_float16(out, values, draws, most_cut):
+    """The same in float16, subnormals included; stochastic where places are cut off, `most_cut` at most."""
     bits = values.view(U32)
     for i in range(out.size):
         u = U32(bits[i] & U32(0x7FFFFFFF))
         exponent = I32(u >> U32(23))
         mantissa = U32(U32(u & U32(0x7FFFFF)) | U32(0x800000))
-        shift = U32(I32(13) + min(max(I32(I32(113) - exponent), I32(0)), I32(18)))
-        if stochastic:
-            draw = U32(draws[i] << U32(max(I32(I32(shift) - I32(16)), I32(0))))
-            draw = U32(draw >> U32(max(I32(I32(16) - I32(shift)), I32(0))))
+        places = I32(max(I32(I32(113) - exponent), I32(0)))
+        if most_cut:
+            cut = I32(I32(13) + min(places, I32(most_cut - 13)))
+            right = I32(max(I32(cut - I32(16)), I32(0)))
+            mantissa = U32(mantissa >> U32(right))
+            draw = U32(draws[i] >> U32(max(I32(I32(16) - cut), I32(0))))
+            shift = U32(cut - right)
         else:
+            shift = U32(I32(13) + min(places, I32(18)))
             odd = U32(U32(mantissa >> shift) & U32(1))
             draw = U32(U32(U32(U32(1) << U32(shift - U32(1))) - U32(1)) + odd)
         whole = U32(U32(max(I32(exponent - I32(113)), I32(0))) << U32(10))
@@ -114,17 +118,20 @@ def from_wide_float16(values, x, low):
 
 
 @njit(nogil=True, cache=True)
-def to_wide_float16(out, low, values, draws):
+def to_wide_float16(out, low, values, draws, most_cut):
     """(out, low) = values, rounded by the bits in `draws`; see `reference.to_wide`."""
     bits = values.view(U32)
     for i in range(out.size):
         u = U32(bits[i] & U32(0x7FFFFFFF))
         exponent = I32(u >> U32(23))
-        shift = U32(I32(5) + min(max(I32(I32(113) - exponent), I32(0)), I32(26)))
-        draw = U32(draws[i] << U32(max(I32(I32(shift) - I32(16)), I32(0))))
-        draw = U32(draw >> U32(max(I32(I32(16) - I32(shift)), I32(0))))
+        shift = I32(I32(5) + min(max(I32(I32(113) - exponent), I32(0)), I32(most_cut - 5)))
+        right = I32(max(I32(shift - I32(16)), I32(0)))
+        draw = U32(draws[i] >> U32(max(I32(I32(16) - shift), I32(0))))
         mantissa = U32(U32(u & U32(0x7FFFFF)) | U32(0x800000)) if exponent else U32(0)
-        whole = U32(U32(U32(mantissa + draw) >> shift) + U32(U32(max(I32(exponent - I32(113)), I32(0))) << U32(18)))
+        mantissa = U32(mantissa >> U32(right))
+        whole = U32(
+            U32(U32(mantissa + draw) >> U32(shift - right)) + U32(U32(max(I32(exponent - I32(113)), I32(0))) << U32(18))
+        )
         whole = min(whole, U32(31 << 18))
         high = U32(U32(whole + U32(128)) >> U32(8))
         rest = U32(whole - U32(high << U32(8)))

@@ -31,7 +31,7 @@ ARRAYS = (  # each an address and a number of elements, 0 and 0 for none
 )  # fmt: skip
 JOB = np.dtype(
     [(field, np.int64) for name in ARRAYS for field in (name, f"{name}_size")]
-    + [(name, np.int64) for name in ("base", "mode", "kind", "stochastic", "dtype")]
+    + [(name, np.int64) for name in ("base", "mode", "kind", "most_cut", "dtype")]
     + [(name, np.uint32) for name in ("key0", "key1", "tensor", "step", "probe", "rounding")]
     + [(name, np.float32) for name in ("decay", "scale", "scale_minus", "rate", "delta")],
     align=True,
@@ -93,8 +93,8 @@ def _load(values, x, byte, decay, dtype):
 
 
 @njit(nogil=True, cache=True)
-def _store(out, byte, values, scale, add, sums, draws, stochastic, dtype):
-    """out = values + scale * add, rounded to its dtype."""
+def _store(out, byte, values, scale, add, sums, draws, most_cut, dtype):
+    """out = values + scale * add, rounded to its dtype; `most_cut`: see `Pass`, 0 to nearest."""
     if dtype == FLOAT32:
         for i in range(out.size):
             out[i] = values[i] + scale * add[i]
@@ -104,21 +104,21 @@ def _store(out, byte, values, scale, add, sums, draws, stochastic, dtype):
     if byte.size and dtype == BFLOAT16:
         to_wide_bfloat16(out, byte, sums, draws)
     elif byte.size:
-        to_wide_float16(out, byte, sums, draws)
+        to_wide_float16(out, byte, sums, draws, most_cut)
     elif dtype == BFLOAT16:
-        to_bfloat16(out, sums, draws, stochastic)
+        to_bfloat16(out, sums, draws, most_cut)
     else:
-        to_float16(out, sums, draws, stochastic)
+        to_float16(out, sums, draws, most_cut)
 
 
 @njit(nogil=True, cache=True)
-def _range(out, out_minus, x, lo, hi, base, z, moments, given, scales, byte, decay, stochastic, rounding, dtype):
+def _range(out, out_minus, x, lo, hi, base, z, moments, given, scales, byte, decay, most_cut, rounding, dtype):
     """Local elements [lo, hi) of arrays; `base` is the tensor's element number of local element 0.
 
     A tile is read into a buffer of its own first: where `out` is `x`, a loop over both would not be vectorised.
     """
     total, work = np.empty(TILE, F32), np.empty((2, TILE if moments[0].size else 0), F32)
-    values, sums, draws = np.empty(TILE, F32), np.empty(TILE, F32), np.empty(TILE if stochastic else 0, U32)
+    values, sums, draws = np.empty(TILE, F32), np.empty(TILE, F32), np.empty(TILE if most_cut else 0, U32)
     words = new_words()
     for tile in range((base + lo) // TILE, (base + hi + TILE - 1) // TILE):
         start = tile * TILE - base
@@ -128,13 +128,13 @@ def _range(out, out_minus, x, lo, hi, base, z, moments, given, scales, byte, dec
             add[:] = given[a:b]
         else:
             total_tile(total, work, words, tile, z, moments)
-        if stochastic:
+        if most_cut:
             philox(words, LANES, U32(tile * LANES), z[3], rounding, U32(ROUNDING_PROBE), z[1], z[2])
             bits16(draws, words)
         _load(values, x[a:b], byte[a:b], decay, dtype)
         if out_minus.size:
-            _store(out_minus[a:b], byte[:0], values, scales[1], add, sums, draw, stochastic, dtype)
-        _store(out[a:b], byte[a:b], values, scales[0], add, sums, draw, stochastic, dtype)
+            _store(out_minus[a:b], byte[:0], values, scales[1], add, sums, draw, most_cut, dtype)
+        _store(out[a:b], byte[a:b], values, scales[0], add, sums, draw, most_cut, dtype)
 
 
 @njit(nogil=True, cache=True)
@@ -150,7 +150,7 @@ def _run(job, element):
     groups, first = _array(job.groups, job.groups_size, np.int64), _array(job.first, job.first_size, F32)
     moments = (groups, first, _array(job.second, job.second_size, F32), job.rate, job.delta)
     z = (job.kind, job.key0, job.key1, job.tensor, steps, probes, coefficients, table)
-    rest = (byte, job.decay, job.stochastic != 0, job.rounding, job.dtype)
+    rest = (byte, job.decay, job.most_cut, job.rounding, job.dtype)
     pair = (job.scale, job.scale_minus)
     while True:
         lo, hi = _next_piece(job)

@@ -7,7 +7,7 @@ does, except where tensors are planned (`without_memory`).
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -19,7 +19,7 @@ import torch
 from zerograd.noise import cpu, nothing, portable
 from zerograd.noise.low_rank import run_low_rank
 from zerograd.noise.passes import Pass, VectorPass
-from zerograd.noise.reference import DISTRIBUTIONS, SQUARE_UNIT
+from zerograd.noise.reference import DISTRIBUTIONS, MOST_CUT, SPEC_VERSION, SPECS, SQUARE_UNIT
 from zerograd.noise.terms import Terms
 
 _planned = ContextVar("planned", default=False)
@@ -58,6 +58,7 @@ class Noise:
         distribution: "gaussian" (65,536 quantiles, variance 1), "rademacher" (+1 or -1) or "sphere" (the Gaussian
             scaled to the norm sqrt(d), d the number of all trainable elements; Section 4 of arXiv 2305.17333).
         rank: Rank of the direction of a tensor of two or more dimensions (LOZO, arXiv 2410.07698); 0: full.
+        spec: Version of the noise specification, of those in `SPECS`; older ones for logs that were written with them.
 
     Raises:
         ValueError: Unknown distribution, a seed that is no 64-bit unsigned integer, or a rank that cannot be.
@@ -66,12 +67,15 @@ class Noise:
     seed: int
     distribution: str = "gaussian"
     rank: int = 0
+    spec: int = SPEC_VERSION
 
     def __post_init__(self) -> None:
         if self.distribution not in DISTRIBUTIONS:
             raise ValueError(f"unknown distribution {self.distribution!r}; choose one of {', '.join(DISTRIBUTIONS)}")
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed {self.seed} is not in 0 .. 2**64 - 1")
+        if self.spec not in SPECS:
+            raise ValueError(f"noise specification {self.spec} is not known; known are {', '.join(map(str, SPECS))}")
         if self.rank < 0:
             raise ValueError(f"rank must be 0 (full) or more, got {self.rank}")
         if self.rank and self.distribution == "sphere":
@@ -81,6 +85,8 @@ class Noise:
         """Do a pass; returns its `out`. TypeError, ValueError: what it is handed is not what a `Pass` takes."""
         if not _planned.get():
             p.check()
+        if p.most_cut != MOST_CUT[self.spec]:
+            p = replace(p, most_cut=MOST_CUT[self.spec])
         if p.out.numel():
             if self.rank and isinstance(p.terms, Terms) and p.x.dim() > 1:
                 run_low_rank(p, self.rank, self._run)

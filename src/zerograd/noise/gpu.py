@@ -41,7 +41,8 @@ def _launch(grid: tuple[int, ...], out: torch.Tensor, x: torch.Tensor, **given: 
         **dict.fromkeys(("base", "count", "width", "tensor", "step", "probe", "terms", "groups", "rounding"), 0),
         **dict.fromkeys(("rate", "delta"), 0.0),
         **{"decay": 1.0, "factor": 1.0, "scale": 1.0, "scale_minus": 1.0, "DTYPE": DTYPES[x.dtype]},
-        **dict.fromkeys(("GIVEN", "SINGLE", "MOMENTS", "SECOND", "MINUS", "STOCHASTIC", "BYTE"), False),
+        **dict.fromkeys(("GIVEN", "SINGLE", "MOMENTS", "SECOND", "MINUS", "BYTE"), False),
+        "CUT": 0,
         **given,
     }
     with torch.cuda.device_of(x):
@@ -62,7 +63,7 @@ def run(p: Pass, seed: int, distribution: str) -> None:
     if p.out_minus is not None:
         given |= {"out_minus": _flat(p.out_minus), "MINUS": True}
     if p.stochastic:
-        given |= {"rounding": _signed(p.rounding or 0), "STOCHASTIC": True}
+        given |= {"rounding": _signed(p.rounding or 0), "CUT": p.most_cut}
     if p.extra_byte is not None:
         given |= {"byte": p.extra_byte.view(-1), "BYTE": True}
     if p.rows is None:

@@ -104,26 +104,33 @@ def _widened(bits, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def _narrowed(x, draw, DTYPE: tl.constexpr, STOCHASTIC: tl.constexpr):
-    """float32 to the bits of a 16-bit float (uint32); with STOCHASTIC by 16 random bits, else to nearest even."""
+def _cut(mantissa, draw, shift):
+    """mantissa / 2^shift, up with the probability of the part cut off."""
+    right = tl.maximum(shift - 16, 0)
+    draw = draw >> tl.maximum(16 - shift, 0).to(tl.uint32)
+    return ((mantissa >> right.to(tl.uint32)) + draw) >> (shift - right).to(tl.uint32)
+
+
+@triton.jit
+def _narrowed(x, draw, DTYPE: tl.constexpr, CUT: tl.constexpr):
+    """float32 to the bits of a 16-bit float (uint32); with CUT (places at most) by random bits, else to nearest."""
     u = x.to(tl.uint32, bitcast=True)
     magnitude = u & 0x7FFFFFFF
     if DTYPE == 1:
-        if STOCHASTIC:
+        if CUT:
             cut = (u + draw) >> 16
         else:
             cut = (u + (0x7FFF + ((u >> 16) & 1))) >> 16
         return tl.where(magnitude > 0x7F800000, (u >> 16) | 0x40, cut)
     exponent = (magnitude >> 23).to(tl.int32)
     mantissa = (u & 0x7FFFFF) | 0x800000
-    shift = 13 + tl.minimum(tl.maximum(113 - exponent, 0), 18)
-    place = shift.to(tl.uint32)
-    if STOCHASTIC:
-        cut = (draw << tl.maximum(shift - 16, 0).to(tl.uint32)) >> tl.maximum(16 - shift, 0).to(tl.uint32)
+    if CUT:
+        whole = _cut(mantissa, draw, 13 + tl.minimum(tl.maximum(113 - exponent, 0), CUT - 13))
     else:
+        place = (13 + tl.minimum(tl.maximum(113 - exponent, 0), 18)).to(tl.uint32)
         one = tl.full(u.shape, 1, tl.uint32)
-        cut = (one << (place - 1)) - 1 + ((mantissa >> place) & 1)
-    whole = ((mantissa + cut) >> place) + (tl.maximum(exponent - 113, 0).to(tl.uint32) << 10)
+        whole = (mantissa + (one << (place - 1)) - 1 + ((mantissa >> place) & 1)) >> place
+    whole = whole + (tl.maximum(exponent - 113, 0).to(tl.uint32) << 10)
     whole = tl.where(whole > 0x7C00, 0x7C00, whole)
     special = tl.where((u & 0x7FFFFF) != 0, 0x7E00, 0x7C00)
     return tl.where(exponent == 255, special, whole).to(tl.uint32) | ((u >> 16) & 0x8000)
@@ -142,7 +149,7 @@ def _widened_byte(bits, byte, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def _narrowed_byte(x, draw, DTYPE: tl.constexpr):
+def _narrowed_byte(x, draw, DTYPE: tl.constexpr, CUT: tl.constexpr):
     """float32 to (bits of a 16-bit float, 8 further bits), rounded by 16 random bits; see `reference.to_wide`."""
     u = x.to(tl.uint32, bitcast=True)
     magnitude = u & 0x7FFFFFFF
@@ -152,11 +159,10 @@ def _narrowed_byte(x, draw, DTYPE: tl.constexpr):
         whole = (magnitude + (draw >> 8)) >> 8
         special = tl.where(fraction != 0, 0x7FC0, 0x7F80)
     else:
-        shift = 5 + tl.minimum(tl.maximum(113 - exponent, 0), 26)
-        place = shift.to(tl.uint32)
-        cut = (draw << tl.maximum(shift - 16, 0).to(tl.uint32)) >> tl.maximum(16 - shift, 0).to(tl.uint32)
         mantissa = tl.where(exponent == 0, 0, fraction | 0x800000).to(tl.uint32)
-        whole = ((mantissa + cut) >> place) + (tl.maximum(exponent - 113, 0).to(tl.uint32) << 18)
+        whole = _cut(mantissa, draw, 5 + tl.minimum(tl.maximum(113 - exponent, 0), CUT - 5)) + (
+            tl.maximum(exponent - 113, 0).to(tl.uint32) << 18
+        )
         whole = tl.where(whole > 0x7C0000, 0x7C0000, whole).to(tl.uint32)
         special = tl.where(fraction != 0, 0x7E00, 0x7C00)
     high = (whole + 128) >> 8
@@ -166,11 +172,11 @@ def _narrowed_byte(x, draw, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def _store(out, at, mask, x, draw, DTYPE: tl.constexpr, STOCHASTIC: tl.constexpr):
+def _store(out, at, mask, x, draw, DTYPE: tl.constexpr, CUT: tl.constexpr):
     if DTYPE == 0:
         tl.store(out + at, x, mask)
     else:
-        tl.store(out + at, _narrowed(x, draw, DTYPE, STOCHASTIC).to(tl.int16), mask)
+        tl.store(out + at, _narrowed(x, draw, DTYPE, CUT).to(tl.int16), mask)
 
 
 _SCALARS = ["base", "count", "width", "tensor", "key0", "key1", "step", "probe", "terms", "groups", "rounding"]
@@ -182,7 +188,7 @@ def add_noise(
     base, count, width, tensor, key0, key1, step, probe, factor, terms, groups, rate, delta, decay, scale, scale_minus,
     rounding,
     MODE: tl.constexpr, DTYPE: tl.constexpr, RADEMACHER: tl.constexpr, GIVEN: tl.constexpr, SINGLE: tl.constexpr,
-    MOMENTS: tl.constexpr, SECOND: tl.constexpr, MINUS: tl.constexpr, STOCHASTIC: tl.constexpr, BYTE: tl.constexpr,
+    MOMENTS: tl.constexpr, SECOND: tl.constexpr, MINUS: tl.constexpr, CUT: tl.constexpr, BYTE: tl.constexpr,
 ):  # fmt: skip
     """One tile of out = decay * x + scale * total, and of out_minus with scale_minus."""
     key0, key1, tensor = key0.to(tl.uint32), key1.to(tl.uint32), tensor.to(tl.uint32)
@@ -218,7 +224,7 @@ def add_noise(
     else:
         total = _sum(table, tile, tensor, steps, probes, factors, 0, terms, key0, key1, RADEMACHER)
     draw = tl.zeros((4096,), tl.uint32)
-    if STOCHASTIC:
+    if CUT:
         last_probe = tl.full((), 0xFFFFFFFF, tl.uint32)
         draw = _bits16(tile, tensor, rounding.to(tl.uint32), last_probe, key0, key1)
     if DTYPE == 0:
@@ -231,14 +237,14 @@ def add_noise(
             value = _widened(bits, DTYPE)
     value = value * decay
     if MINUS:
-        _store(out_minus, at, mask, value + scale_minus * total, draw, DTYPE, STOCHASTIC)
+        _store(out_minus, at, mask, value + scale_minus * total, draw, DTYPE, CUT)
     value = value + scale * total
     if BYTE:
-        high, rest = _narrowed_byte(value, draw, DTYPE)
+        high, rest = _narrowed_byte(value, draw, DTYPE, CUT)
         tl.store(out + at, high.to(tl.int16), mask)
         tl.store(byte + at, rest.to(tl.int8), mask)
     else:
-        _store(out, at, mask, value, draw, DTYPE, STOCHASTIC)
+        _store(out, at, mask, value, draw, DTYPE, CUT)
 
 
 @triton.jit(do_not_specialize=["count", "tensor", "step", "probe", "key0", "key1"])

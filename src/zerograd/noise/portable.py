@@ -72,16 +72,20 @@ def _z(
     return (1 - 2 * bits).view(-1).float()
 
 
-def _stochastic(x: torch.Tensor, bits: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _cut(mantissa: torch.Tensor, draw: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    right = (shift - 16).clamp(min=0)
+    return ((mantissa >> right) + (draw >> (16 - shift).clamp(min=0))) >> (shift - right)
+
+
+def _stochastic(x: torch.Tensor, bits: torch.Tensor, dtype: torch.dtype, most_cut: int) -> torch.Tensor:
     """float32 to a 16-bit dtype, up with the probability of the part cut off; see `reference`."""
     u = x.view(torch.int32).long() & MASK
     if dtype == torch.bfloat16:
         cut = (u + bits) >> 16
     else:
         exponent = (u >> 23) & 0xFF
-        shift = (13 + (113 - exponent).clamp(min=0)).clamp(max=31)
-        draw = (bits << (shift - 16).clamp(min=0)) >> (16 - shift).clamp(min=0)
-        cut = ((((u & 0x7FFFFF) | 0x800000) + draw) >> shift) + ((exponent - 113).clamp(min=0) << 10)
+        shift = (13 + (113 - exponent).clamp(min=0)).clamp(max=most_cut)
+        cut = _cut((u & 0x7FFFFF) | 0x800000, bits, shift) + ((exponent - 113).clamp(min=0) << 10)
         cut = cut.clamp(max=0x7C00) | ((u >> 16) & 0x8000)
     rounded = torch.where(cut >= 0x8000, cut - 0x10000, cut).to(torch.int16).view(dtype)
     return torch.where(x.isfinite(), rounded, x.to(dtype))
@@ -100,7 +104,9 @@ def from_wide(high: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
     return torch.where((bits & 0x8000) != 0, -found, found)
 
 
-def to_wide(x: torch.Tensor, bits: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def to_wide(
+    x: torch.Tensor, bits: torch.Tensor, dtype: torch.dtype, most_cut: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """float32 to (16-bit float, 8 further bits), the rest rounded stochastically; see `reference`."""
     u = x.view(torch.int32).long() & MASK
     sign, magnitude = (u >> 16) & 0x8000, u & 0x7FFFFFFF
@@ -109,9 +115,8 @@ def to_wide(x: torch.Tensor, bits: torch.Tensor, dtype: torch.dtype) -> tuple[to
         whole = (magnitude + (bits >> 8)) >> 8
         special = torch.where(fraction != 0, 0x7FC0, 0x7F80)
     else:
-        shift = 5 + (113 - exponent).clamp(0, 26)
-        draw = (bits << (shift - 16).clamp(min=0)) >> (16 - shift).clamp(min=0)
-        whole = (torch.where(exponent != 0, fraction | 0x800000, 0) + draw) >> shift
+        shift = 5 + (113 - exponent).clamp(0, most_cut - 5)
+        whole = _cut(torch.where(exponent != 0, fraction | 0x800000, 0), bits, shift)
         whole = (whole + ((exponent - 113).clamp(min=0) << 18)).clamp(max=31 << 18)
         special = torch.where(fraction != 0, 0x7E00, 0x7C00)
     high = torch.where(exponent == 255, special, (whole + 128) >> 8)
@@ -149,9 +154,9 @@ def run(p: Pass, seed: int, distribution: str) -> None:
                 continue
             bits = _bits16(*tiles, p.rounding, ROUNDING_PROBE, seed, device)[at]
             if byte is None:
-                target[part] = _stochastic(value, bits, x.dtype)
+                target[part] = _stochastic(value, bits, x.dtype, p.most_cut)
             else:
-                target[part], byte[:] = to_wide(value, bits, x.dtype)
+                target[part], byte[:] = to_wide(value, bits, x.dtype, p.most_cut)
 
 
 def run_vectors(p: VectorPass, seed: int, distribution: str) -> None:

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from zerograd.noise.table import gaussian_table
 from zerograd.noise.terms import Terms
 
-SPEC_VERSION = 1
+SPEC_VERSION = 2
+SPECS = (1, 2)  # those that can be read
+MOST_CUT = {1: 31, 2: 47}  # binary places that rounding by random bits cuts off at most
 TILE = 4096  # elements a tile
 DISTRIBUTIONS = ("gaussian", "rademacher", "sphere")
 ROUNDING_PROBE = 0xFFFFFFFF  # the probe number whose bits round 16-bit weights; never a direction
@@ -121,17 +123,28 @@ def round_bfloat16(x: NDArray[np.float32], bits: NDArray[np.uint64] | None) -> N
     return np.where(special, quiet, out).astype(np.uint16)
 
 
-def round_float16(x: NDArray[np.float32], bits: NDArray[np.uint64] | None) -> NDArray[np.uint16]:
-    """float32 to float16 bits: nearest even, or stochastically as in `round_bfloat16`; subnormals included."""
+def _cut(mantissa: NDArray[np.int64], draw: NDArray[np.int64], shift: NDArray[np.int64]) -> NDArray[np.int64]:
+    """mantissa / 2^shift, rounded up with the probability of the part cut off, to 2^-16 of a unit."""
+    right = np.maximum(shift - 16, 0)
+    return ((mantissa >> right) + (draw >> np.maximum(16 - shift, 0))) >> (shift - right)
+
+
+def round_float16(
+    x: NDArray[np.float32], bits: NDArray[np.uint64] | None, most_cut: int = MOST_CUT[SPEC_VERSION]
+) -> NDArray[np.uint16]:
+    """float32 to float16 bits: nearest even, or stochastically as in `round_bfloat16`; subnormals included.
+
+    Args:
+        x: The values.
+        bits: 16 random bits for each; None: to nearest.
+        most_cut: Places that are cut off at most; with 31 all below 2^-32, zero too, is rounded up as if it were that.
+    """
     if bits is None:
         with np.errstate(over="ignore"):
             return x.astype(np.float16).view(np.uint16)
     u = x.view(np.uint32).astype(np.int64)
     sign, exponent, mantissa = (u >> 16) & 0x8000, (u >> 23) & 0xFF, (u & 0x7FFFFF) | 0x800000
-    shift = np.clip(13 + np.maximum(113 - exponent, 0), 13, 31)
-    draw = bits.astype(np.int64)
-    draw = np.where(shift >= 16, draw << np.maximum(shift - 16, 0), draw >> np.maximum(16 - shift, 0))
-    cut = (mantissa + draw) >> shift
+    cut = _cut(mantissa, bits.astype(np.int64), np.clip(13 + np.maximum(113 - exponent, 0), 13, most_cut))
     out = np.where(exponent >= 113, cut + ((exponent - 113) << 10), cut)
     out = np.minimum(out, 0x7C00)
     special = np.where(u & 0x7FFFFF, 0x7E00, 0x7C00)
@@ -151,7 +164,7 @@ def from_wide(high: NDArray[np.uint16], low: NDArray[np.int8], bfloat16: bool) -
 
 
 def to_wide(
-    x: NDArray[np.float32], bits: NDArray[np.uint64], bfloat16: bool
+    x: NDArray[np.float32], bits: NDArray[np.uint64], bfloat16: bool, most_cut: int = MOST_CUT[SPEC_VERSION]
 ) -> tuple[NDArray[np.uint16], NDArray[np.int8]]:
     """float32 to (high, low) of `from_wide`: what they cannot hold is rounded stochastically, by 16 random bits."""
     u, draw = x.view(np.uint32).astype(np.int64), bits.astype(np.int64)
@@ -161,9 +174,8 @@ def to_wide(
         whole = (magnitude + (draw >> 8)) >> 8
         special = np.where(fraction, 0x7FC0, 0x7F80)
     else:
-        shift = 5 + np.clip(113 - exponent, 0, 26)
-        draw = np.where(shift >= 16, draw << np.maximum(shift - 16, 0), draw >> np.maximum(16 - shift, 0))
-        whole = (np.where(exponent, fraction | 0x800000, 0) + draw) >> shift
+        shift = 5 + np.clip(113 - exponent, 0, most_cut - 5)
+        whole = _cut(np.where(exponent, fraction | 0x800000, 0), draw, shift)
         whole = np.minimum(whole + (np.maximum(exponent - 113, 0) << 18), 31 << 18)
         special = np.where(fraction, 0x7E00, 0x7C00)
     high = np.where(exponent == 255, special, (whole + 128) >> 8)
