@@ -425,8 +425,8 @@ def test_random_numbers_are_reported_at_the_users_line(source: str, probing: str
 
     optimizer = MeZO(model.named_parameters(), lr=0.0, probing=probing, allow_unread=True)
     with pytest.warns(UserWarning, match=rf"drew random numbers \({source}; dropout") as caught:
+        line = inspect.currentframe().f_lineno + 1
         optimizer.step(closure)
-        line = inspect.currentframe().f_lineno  # noqa: E702
     places = {(w.filename, w.lineno) for w in caught if "random numbers" in str(w.message)}
     assert places == {(__file__, line)}
 
