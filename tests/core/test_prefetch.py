@@ -8,8 +8,8 @@ from zerograd import MeZO, replay
 from zerograd.core.device import compute_device
 from zerograd.core.perturb.offload import offload
 from zerograd.core.perturb.prefetch import LARGE, move_small
+from zerograd.core.perturb.reads import Reads
 from zerograd.core.perturb.scratch import Scratch
-from zerograd.core.perturb.streaming import Reads
 from zerograd.core.scales import Variance
 from zerograd.noise import Noise
 from zerograd.training.adapters import Tuning, apply_tuning

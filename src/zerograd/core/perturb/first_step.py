@@ -1,27 +1,19 @@
 """`FirstStep`: what is looked at once, while the first step's forwards run, and found out for all steps after it."""
 
-import gc
+import random
 import warnings
-from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
-from zerograd.core.parameters import Parameters, Trainable, address
-from zerograd.core.perturb.operations import (
-    Function,
-    in_compiled_code,
-    is_metadata,
-    results_of,
-    storage_of,
-    tensors_in,
-    trainables_in,
-)
+from zerograd.core.parameters import Parameters, Trainable
+from zerograd.core.perturb.aliases import Memory
+from zerograd.core.perturb.callers import in_compiled_code, warn_user
+from zerograd.core.perturb.operations import Function, is_metadata, tensors_in
 from zerograd.core.perturb.perturber import Closure, Loss, Perturber, Waves, as_floats
 from zerograd.core.perturb.streaming import Streaming
 from zerograd.core.safety import OutOfMemoryError, ProbeError
@@ -38,33 +30,20 @@ class FirstStep:
     def __init__(self, parameters: Parameters, allow_unread: bool) -> None:
         self._parameters, self._allow_unread = parameters, allow_unread
         self._read: set[Trainable] = set()
-        self._aliased: set[Trainable] = set()
-        self._views: list[tuple[StorageWeakRef, Trainable]] = []
         self._compiled = False
-        self._spans: list[tuple[int, int, Trainable]] = []  # (first byte, end, tensor), sorted
 
     def losses(self, perturber: Perturber, waves: Waves, cs: Sequence[float], probe: int) -> list[list[Loss]]:
         """As `Perturber.losses`, with all eyes open."""
-        self._views.clear()  # of a forward that raised
-        self._aliased.clear()
-        starts = [(address(e.tensor), e) for e in self._parameters.entries if e.tensor.numel()]
-        self._spans = sorted(((a, a + e.nbytes, e) for a, e in starts), key=lambda span: span[0])
         watched = [[partial(self._without_random_numbers, closure) for closure in wave] for wave in waves]
         if not isinstance(perturber, Streaming):
             if probe == 0:  # a forward of its own: some modules compute in another order while a mode is active
-                with _Watch(self, self._parameters.by_id):
+                with _Watch(self, self._parameters):
                     for wave in waves:
                         for closure in wave:
                             closure()
             return perturber.losses(watched, cs)
-        perturber.first_step = self
-        try:
-            first = Perturber.losses(perturber, watched, cs[:1])
-            if self._take_aliased(perturber):
-                first = Perturber.losses(perturber, watched, cs[:1])
-            found = [*first, *Perturber.losses(perturber, watched, cs[1:])]
-        finally:
-            perturber.first_step = None
+        with perturber.watched_by(self):
+            found = [*perturber.in_turn(watched, cs[:1]), *perturber.in_turn(watched, cs[1:])]
         if self._compiled:
             perturber.side_by_side = False
         if probe == 0 and perturber.bears_company and len(cs) > 1:
@@ -83,87 +62,57 @@ class FirstStep:
                 "seen: use probing='snapshot' and allow_unread=True there."
             )
 
-    def sees(
-        self,
-        func: Function,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        found: Sequence[Trainable],
-        entries: Mapping[int, Trainable],
-    ) -> None:
-        """An operation is about to run, on these trainable tensors; others may be among its arguments as views."""
-        for t in tensors_in((*args, *kwargs.values())):
-            if id(t) in entries or type(t) not in (torch.Tensor, torch.nn.Parameter):
-                continue
-            start = address(t)
-            at = bisect_right(self._spans, start, key=lambda span: span[0]) - 1
-            if at >= 0 and start < self._spans[at][1]:
-                self._read.add(self._spans[at][2])
-                self._aliased.add(self._spans[at][2])
-        if found and not is_metadata(func):
-            self._read.update(found)
-            self._compiled = self._compiled or in_compiled_code()
-
-    def note_views(self, result: Any, copies: Sequence[tuple[Trainable, torch.Tensor]]) -> None:
-        """Remember the copies that a result looks into."""
-        storages = {storage_of(t) for t in results_of(result)}
-        for entry, copy in copies:
-            if copy.untyped_storage()._cdata in storages:
-                self._views.append((StorageWeakRef(copy.untyped_storage()), entry))
-
-    def check_views(self) -> None:
-        """After a forward: ProbeError if it kept a view of a perturbed copy, which would serve later forwards."""
-        if any(not view.expired() for view, _ in self._views):
-            gc.collect()
-        kept = [entry.name for view, entry in self._views if not view.expired()]
-        self._views.clear()
-        if kept:
-            raise ProbeError(
-                f"the forward keeps a view of trainable tensor {kept[0]!r} between calls, so that later forwards would "
-                "read an old perturbation; streamed probing cannot follow that. Use probing='snapshot'."
-            )
-
-    def _take_aliased(self, perturber: Streaming) -> bool:
-        """Tensors that the last forward read unperturbed through a view made elsewhere; from now on by snapshot."""
-        new = [e for e in self._parameters.entries if e in self._aliased and e not in perturber.aliased.trainables]
-        self._aliased.clear()
-        if not new:
-            return False
-        perturber.aliased.add(new)
-        listed = ", ".join(f"{e.name} ({e.nbytes / 2**20:.1f} MB)" for e in new)
-        warnings.warn(
-            f"the forward reads {listed} through a view made before the probe; probed by snapshot instead of streamed, "
-            "which keeps one copy of that size.",
-            stacklevel=3,
-        )
-        return True
+    def sees(self, read: Iterable[Trainable]) -> None:
+        """An operation is about to read these trainable tensors."""
+        self._read.update(read)
+        self._compiled = self._compiled or in_compiled_code()
 
     def _without_random_numbers(self, closure: Closure) -> Loss:
-        state = torch.get_rng_state()
+        before = self._generators()
         loss = closure()
-        if not torch.equal(state, torch.get_rng_state()):
-            warnings.warn(
-                "the closure drew random numbers (dropout?), which are different on the two sides of a probe and drown "
-                "the difference of the losses. Call model.eval() before training.",
-                stacklevel=3,
+        drawn = [name for name, state in self._generators().items() if not _same(state, before[name])]
+        if drawn:
+            warn_user(
+                f"the closure drew random numbers ({', '.join(drawn)}; dropout?), which are different on the two sides "
+                "of a probe and drown the difference of the losses. Call model.eval() before training."
             )
         return loss
+
+    def _generators(self) -> dict[str, Any]:
+        """The states of what closures draw from unasked: PyTorch's generators where weights lie, Python's, NumPy's."""
+        states: dict[str, Any] = {"torch": torch.get_rng_state()}
+        for device in sorted({e.tensor.device for e in self._parameters.entries}, key=str):
+            if device.type not in ("cpu", "meta"):
+                states[f"torch on {device}"] = torch.get_device_module(device).get_rng_state(device)
+        return {
+            **states,
+            "random": random.getstate(),
+            "numpy": tuple(np.random.get_state(legacy=False)["state"].values()),
+        }
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two states of a generator are the same."""
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else bool(np.array_equal(a, b))
 
 
 class _Watch(TorchFunctionMode):
     """Notes reads and perturbs nothing."""
 
-    def __init__(self, first: FirstStep, entries: Mapping[int, Trainable]) -> None:
+    def __init__(self, first: FirstStep, parameters: Parameters) -> None:
         super().__init__()
-        self._first, self._entries = first, entries
+        self._first, self._entries, self._memory = first, parameters.by_id, Memory(parameters.entries)
 
     def __torch_function__(
         self, func: Function, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if not torch.compiler.is_compiling():
-            found = trainables_in((*args, *kwargs.values()), self._entries)
-            self._first.sees(func, args, kwargs, found, self._entries)
+        if not torch.compiler.is_compiling() and not is_metadata(func):
+            for t in tensors_in((*args, *kwargs.values())):
+                known = self._entries.get(id(t))
+                self._first.sees([known] if known is not None else self._memory.under(t))
         return func(*args, **kwargs)
 
 

@@ -11,8 +11,8 @@ from zerograd.core.device import OFFLOADED, exactly
 from zerograd.core.directions import Direction
 from zerograd.core.parameters import Parameters, Trainable
 from zerograd.core.perturb.prefetch import Prefetch, move_small
+from zerograd.core.perturb.reads import Reads
 from zerograd.core.perturb.scratch import Scratch
-from zerograd.core.perturb.streaming import Reads
 from zerograd.noise import Noise
 
 

@@ -1,16 +1,12 @@
 """What a torch operation reads of its arguments: tensors among them, metadata only, rows of a matrix, writes."""
 
-import os
-import sys
-from collections.abc import Callable, Iterable, Mapping
-from types import FrameType
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-
-from zerograd.core.parameters import Trainable
-from zerograd.core.safety import ProbeError
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 Function = Callable[..., Any]
 
@@ -23,50 +19,74 @@ METADATA_METHODS = frozenset(
 )
 # Calls after which the values can be read behind PyTorch's back, for as long as the probe lasts.
 RAW_METHODS = frozenset("data_ptr numpy __array__ untyped_storage storage _typed_storage __dlpack__".split())
-COMPILER = os.path.join("torch", "_dynamo", "eval_frame.py")
-IN_PLACE_OPERATORS = frozenset(("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__set__"))
+IN_PLACE_OPERATORS = frozenset(
+    "__setitem__ __iadd__ __isub__ __imul__ __itruediv__ __ifloordiv__ __imod__ __ipow__ __iand__ __ior__ __ixor__ "
+    "__ilshift__ __irshift__ __idiv__ __set__".split()
+)
 ROW_READS = (torch.index_select, torch.Tensor.index_select)
 
 
-def tensors_in(values: Iterable[Any]) -> Iterable[torch.Tensor]:
-    """Tensors among values, one level of lists deep."""
+def tensors_in(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+    """Tensors among values, and among the lists, tuples and dictionaries in them."""
     for value in values:
         if isinstance(value, torch.Tensor):
             yield value
-        elif isinstance(value, (list, tuple)) and value and isinstance(value[0], torch.Tensor):
-            yield from (v for v in value if isinstance(v, torch.Tensor))
+        elif isinstance(value, (list, tuple)):
+            if type(value) is not torch.Size:
+                yield from tensors_in(value)
+        elif isinstance(value, dict):
+            yield from tensors_in(value.values())
 
 
-def results_of(result: Any) -> Iterable[torch.Tensor]:
-    """Tensors that an operation returned."""
-    return tensors_in(result if isinstance(result, (list, tuple)) else (result,))
+def results_of(function: Function, args: tuple[Any, ...], result: Any) -> list[torch.Tensor]:
+    """Tensors that an operation returned, or gave memory to."""
+    return list(tensors_in((result, args[0]) if name_of(function) == "__set__" else (result,)))
+
+
+def unwrapped(t: torch.Tensor) -> torch.Tensor:
+    """The tensor inside those of `torch.func`, which hide their memory."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(t):
+        t = torch._C._functorch.get_unwrapped(t)
+    return t
+
+
+def in_transform() -> bool:
+    """Whether a transform of `torch.func` is running, which wraps whatever is computed."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+@contextmanager
+def outside_transforms() -> Iterator[None]:
+    """Inside, tensors are plain."""
+    if not in_transform():
+        yield
+        return
+    with temporarily_clear_interpreter_stack():
+        yield
 
 
 def storage_of(t: torch.Tensor) -> int | None:
-    """What tells a storage from others; None for sparse tensors and those of `torch.func`, which hide theirs."""
+    """What tells a storage from others; None for tensors that have none (sparse ones)."""
     try:
-        return t.untyped_storage()._cdata
+        return unwrapped(t).untyped_storage()._cdata
     except (NotImplementedError, RuntimeError):
         return None
 
 
-def trainables_in(values: Iterable[Any], by_id: Mapping[int, Trainable]) -> list[Trainable]:
-    """The trainable tensors among the arguments of an operation, one level of lists deep. Every operation asks."""
-    found = []
-    for value in values:
-        if id(value) in by_id:
-            found.append(by_id[id(value)])
-        elif type(value) in (list, tuple) and value and isinstance(value[0], torch.Tensor):
-            found += [by_id[id(v)] for v in value if id(v) in by_id]
-    return found
+def bytes_of(t: torch.Tensor) -> int:
+    """The bytes of a tensor's elements; 0 for one that is not dense."""
+    return t.numel() * t.element_size() if t.layout == torch.strided else 0
 
 
 def swapped(value: Any, copies: Mapping[int, torch.Tensor]) -> Any:
-    """An argument of an operation with the copies in it, by the `id` of their originals, one level of lists deep."""
+    """An argument of an operation with the copies in it, by the `id` of their originals."""
     if id(value) in copies:
         return copies[id(value)]
-    if isinstance(value, (list, tuple)) and value and isinstance(value[0], torch.Tensor):
-        return type(value)(copies.get(id(v), v) for v in value)
+    if isinstance(value, (list, tuple)) and type(value) is not torch.Size:
+        inside = [swapped(v, copies) for v in value]
+        return type(value)(*inside) if hasattr(value, "_fields") else type(value)(inside)
+    if isinstance(value, dict):
+        return {key: swapped(v, copies) for key, v in value.items()}
     return value
 
 
@@ -82,50 +102,39 @@ def _property_of(function: Function) -> str:
 def is_metadata(function: Function) -> bool:
     """Whether an operation says nothing about the values."""
     name = name_of(function)
+    if name == "__set__":
+        return _property_of(function) != "data"  # requires_grad, grad
     return _property_of(function) not in DATA_PROPERTIES if name == "__get__" else name in METADATA_METHODS
 
 
 def row_read(function: Function, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any, int] | None:
-    """(weight, index, least index as a share of the rows: 0 or -1) of a read of some rows of a matrix, else None."""
+    """(weight, index, least index as a share of the rows: 0 or -1) of a read of some rows of a matrix, else None.
+
+    The index is an int, or a tensor of int32 or int64; that of `index_select` has one dimension.
+    """
+    read = None
     if function is F.embedding and len(args) == 2 and kwargs.get("max_norm") is None:  # as it dispatches itself
-        return args[1], args[0], 0
-    if function is torch.embedding:
-        return args[0], args[1], 0
-    if function is torch.Tensor.__getitem__ and _is_row_index(args[1]):
-        return args[0], args[1], -1
-    if function in ROW_READS and len(args) == 3 and args[1] == 0:
-        return args[0], args[2], 0
-    return None
+        read = args[1], args[0], 0
+    elif function is torch.embedding and len(args) >= 2:
+        read = args[0], args[1], 0
+    elif function is torch.Tensor.__getitem__:
+        read = args[0], args[1], -1
+    elif function in ROW_READS and len(args) == 3 and args[1] == 0 and getattr(args[2], "ndim", 0) == 1:
+        read = args[0], args[2], 0
+    return read if read is not None and _is_row_index(read[1]) else None
 
 
 def _is_row_index(index: Any) -> bool:
-    if isinstance(index, bool):
-        return False
-    return isinstance(index, int) or (isinstance(index, torch.Tensor) and index.dtype in (torch.int64, torch.int32))
+    if isinstance(index, torch.Tensor):
+        return index.dtype in (torch.int64, torch.int32) and index.layout == torch.strided and not index.is_nested
+    return isinstance(index, int) and not isinstance(index, bool)
 
 
-def refuse_writes(
-    function: Function, args: tuple[Any, ...], kwargs: Mapping[str, Any], by_id: Mapping[int, Trainable]
-) -> None:
-    """ProbeError for an operation that writes to a trainable tensor."""
+def targets_of(function: Function, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+    """Tensors that an operation writes to, as far as its name and its arguments say so."""
     name = name_of(function)
     in_place = (name.endswith("_") and not name.endswith("__")) or name in IN_PLACE_OPERATORS
     if name == "__set__" and _property_of(function) != "data":
-        return  # requires_grad, grad
-    written = [args[0]] if in_place and args else []
-    for target in tensors_in((*written, kwargs.get("out"))):
-        if id(target) in by_id:
-            raise ProbeError(
-                f"the forward writes to trainable tensor {by_id[id(target)].name!r} ({name}); streamed probing cannot "
-                "follow that. Use probing='snapshot' or probing='in_place', or freeze the tensor."
-            )
-
-
-def in_compiled_code() -> bool:
-    """Whether `torch.compile` called what is running, however far below."""
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        if frame.f_code.co_filename.endswith(COMPILER):
-            return True
-        frame = frame.f_back
-    return False
+        in_place = False
+    in_place = in_place or kwargs.get("inplace") is True
+    return list(tensors_in((*(args[:1] if in_place else ()), kwargs.get("out"))))

@@ -33,6 +33,11 @@ def as_floats(losses: Sequence[Loss]) -> list[float]:
     return [float(loss) for loss in losses]
 
 
+def value_of(loss: Loss) -> Loss:
+    """A loss in memory of its own, without its graph: what it was computed from can go, and be put back."""
+    return loss.detach().clone() if isinstance(loss, torch.Tensor) else loss
+
+
 class Perturber(ABC):
     """Evaluates closures at theta + c z; outside `session` the weights are bit for bit what they were.
 
@@ -65,5 +70,5 @@ class Perturber(ABC):
         results = []
         for c in cs:
             with self.at(c):
-                results.append([closure() for wave in waves for closure in wave])
+                results.append([value_of(closure()) for wave in waves for closure in wave])
         return results

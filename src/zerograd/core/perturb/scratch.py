@@ -8,7 +8,7 @@ import torch
 
 from zerograd.core.directions import Direction
 from zerograd.core.parameters import Trainable
-from zerograd.core.perturb.operations import results_of, storage_of
+from zerograd.core.perturb.operations import storage_of, tensors_in
 from zerograd.core.perturb.prefetch import Prefetch, Rows
 from zerograd.core.safety import memory_for
 from zerograd.noise import Noise, Pass, Terms, VectorPass
@@ -100,9 +100,24 @@ class Scratch:
         return self._shared[key]
 
     def rows(self, entry: Trainable, c: float, index: torch.Tensor) -> torch.Tensor:
-        """Rows of a contiguous tensor, by int64 numbers, one dimension: (len(index), ...)."""
+        """Rows of a contiguous tensor, by int64 numbers from 0 on, one dimension: (len(index), ...); where `index` is.
+
+        Raises:
+            ValueError: Another index. (What it holds is checked where it can be looked at without waiting.)
+        """
         x, device = entry.tensor.detach(), index.device
-        index = index.to(x.device)  # rows of a table in main memory are made there
+        if index.dtype != torch.int64 or index.dim() != 1:
+            raise ValueError(f"rows are numbered by int64 in one dimension, got {index.dtype}, {tuple(index.shape)}")
+        if not x.is_contiguous() or not x.dim():
+            raise ValueError(f"{entry.name!r} is not contiguous, or has no rows")
+        if (
+            self.looks
+            and device.type == "cpu"
+            and len(index)
+            and not 0 <= int(index.min()) <= int(index.max()) < len(x)
+        ):
+            raise ValueError(f"{entry.name!r} has {len(x)} rows, got {int(index.min())} to {int(index.max())}")
+        index = index.to(x.device).contiguous()  # rows of a table in main memory are made there
         out = torch.empty((len(index), *x.shape[1:]), dtype=x.dtype, device=x.device)
         return self._noise.run(Pass(out, x, self._direction.terms(entry, c), entry.index, rows=index)).to(device)
 
@@ -113,7 +128,7 @@ class Scratch:
 
     def release(self, result: Any) -> None:
         """An operation is over: end the loans that were its own, and leave to its result what it looks into."""
-        storages = {storage_of(t) for t in results_of(result)} if self._lent else set()
+        storages = {storage_of(t) for t in tensors_in((result,))} if self._lent else set()
         for place, shared in list(self._lent.items()):
             buffer = self._buffers.get(place)
             if buffer is not None and (None in storages or buffer.untyped_storage()._cdata in storages):
