@@ -1,7 +1,6 @@
 """`FirstStep`: what is looked at once, while the first step's forwards run, and found out for all steps after it."""
 
 import random
-import warnings
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -13,8 +12,9 @@ from torch.overrides import TorchFunctionMode
 from zerograd.core.parameters import Parameters, Trainable
 from zerograd.core.perturb.aliases import Memory
 from zerograd.core.perturb.callers import in_compiled_code, warn_user
+from zerograd.core.perturb.company import Modules, Witnessed
 from zerograd.core.perturb.operations import Function, is_metadata, tensors_in
-from zerograd.core.perturb.perturber import Closure, Loss, Perturber, Waves, as_floats
+from zerograd.core.perturb.perturber import Closure, Loss, Perturber, Waves
 from zerograd.core.perturb.streaming import Streaming
 from zerograd.core.safety import OutOfMemoryError, ProbeError
 
@@ -31,6 +31,7 @@ class FirstStep:
         self._parameters, self._allow_unread = parameters, allow_unread
         self._read: set[Trainable] = set()
         self._compiled = False
+        self.modules = Modules()
 
     def losses(self, perturber: Perturber, waves: Waves, cs: Sequence[float], probe: int) -> list[list[Loss]]:
         """As `Perturber.losses`, with all eyes open."""
@@ -42,13 +43,36 @@ class FirstStep:
                         for closure in wave:
                             closure()
             return perturber.losses(watched, cs)
+        tries = probe == 0 and perturber.side_by_side and len(cs) > 1
+        witnessed = [[Witnessed(closure) for closure in wave] for wave in watched] if tries else []
         with perturber.watched_by(self):
-            found = [*perturber.in_turn(watched, cs[:1]), *perturber.in_turn(watched, cs[1:])]
+            found = [*perturber.in_turn(witnessed or watched, cs[:1]), *perturber.in_turn(witnessed or watched, cs[1:])]
         if self._compiled:
             perturber.side_by_side = False
-        if probe == 0 and perturber.bears_company and len(cs) > 1:
-            _try_lockstep(perturber, waves, cs, as_floats([loss for side in found for loss in side]))
+        if tries and perturber.bears_company:
+            reason = self._try_company(perturber, witnessed, cs)
+            if reason:
+                perturber.side_by_side = False
+                warn_user(f"{reason}. They run in turn from now on, which is slower.")
         return found
+
+    def _try_company(self, perturber: Streaming, witnessed: Sequence[Sequence[Witnessed]], cs: Sequence[float]) -> str:
+        """Why forwards do not bear the company of others; "" where they do."""
+        before = self._generators()
+        try:
+            perturber.losses(witnessed, cs)
+        except OutOfMemoryError:
+            return "there is no memory for the forwards of both sides at once (`zerograd plan` shows what each takes)"
+        except ProbeError as error:
+            return str(error)
+        if perturber.scratch.looks and not all(closure.repeats(len(cs)) for wave in witnessed for closure in wave):
+            return (
+                "forwards in step do not compute what they do in turn: the closure or the model remembers something "
+                "from one call to the next"
+            )
+        changed = [name for name, state in self._generators().items() if not _same(state, before[name])]
+        torch.set_rng_state(before["torch"])
+        return f"forwards in step leave random numbers ({', '.join(changed)}) in another state" if changed else ""
 
     def check_read(self) -> None:
         """ProbeError for a tensor that no operation read."""
@@ -65,6 +89,7 @@ class FirstStep:
     def sees(self, read: Iterable[Trainable]) -> None:
         """An operation is about to read these trainable tensors."""
         self._read.update(read)
+        self.modules.note()
         self._compiled = self._compiled or in_compiled_code()
 
     def _without_random_numbers(self, closure: Closure) -> Loss:
@@ -114,25 +139,3 @@ class _Watch(TorchFunctionMode):
                 known = self._entries.get(id(t))
                 self._first.sees([known] if known is not None else self._memory.under(t))
         return func(*args, **kwargs)
-
-
-def _try_lockstep(perturber: Streaming, waves: Waves, cs: Sequence[float], in_turn: list[float]) -> None:
-    """A forward that keeps something in its modules may not bear another in between."""
-    try:
-        again = perturber.losses(waves, cs)
-    except OutOfMemoryError:
-        perturber.side_by_side = False
-        warnings.warn(
-            "there is no memory for the forwards of both sides at once; they run in turn, which is slower. "
-            "(`zerograd plan` shows what each part takes.)",
-            stacklevel=4,
-        )
-        return
-    in_step = as_floats([loss for side in again for loss in side])
-    if not np.array_equal(in_turn, in_step, equal_nan=True):
-        perturber.side_by_side = False
-        warnings.warn(
-            f"the losses of forwards in step ({in_step}) are not those in turn ({in_turn}): the closure or the model "
-            "remembers something from one call to the next. They run in turn from now on, which is slower.",
-            stacklevel=4,
-        )

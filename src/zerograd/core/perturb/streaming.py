@@ -19,6 +19,7 @@ from zerograd.core.directions import Direction
 from zerograd.core.parameters import Parameters, Trainable
 from zerograd.core.perturb.aliases import Memory, Views
 from zerograd.core.perturb.callers import warn_user
+from zerograd.core.perturb.company import Modules
 from zerograd.core.perturb.lockstep import Lockstep
 from zerograd.core.perturb.perturber import Closure, Loss, Perturber, Waves, value_of
 from zerograd.core.perturb.prefetch import Prefetch
@@ -53,6 +54,7 @@ class Streaming(Perturber):
         self._still = Direction((0, 0), np.zeros(len(parameters.entries)))
         self._direction = self._still
         self._lockstep: Lockstep | None = None
+        self.modules = Modules()  # that the first step saw
         self._followed: dict[int, Trainable] | None = None  # whose reads are followed
         self._memory, self._addresses = Memory(()), list[int]()
         self._unseen: set[Trainable] = set()
@@ -79,6 +81,7 @@ class Streaming(Perturber):
     def watched_by(self, first_step: FirstStep) -> Iterator[None]:
         """Inside, all reads are told to the first step."""
         self._first_step, self._followed = first_step, None
+        self.modules = first_step.modules
         try:
             yield
         finally:
@@ -131,7 +134,7 @@ class Streaming(Perturber):
 
     def _together(self, waves: Waves, cs: Sequence[float]) -> list[list[Loss]]:
         results: list[list[Loss]] = [[] for _ in cs]
-        self.scratch.offsets = cs
+        self.scratch.offsets, held, changed = cs, self.modules.held(), list[str]()
         try:
             for wave in waves:
                 self._lockstep = Lockstep(self.scratch.release_shared)
@@ -141,6 +144,12 @@ class Streaming(Perturber):
                     side += done[i :: len(cs)]
         finally:
             self.scratch.offsets, self._lockstep = (), None
+            changed = self.modules.put_back(held)
+        if changed:
+            raise ProbeError(
+                f"forwards side by side left another tensor in place of {changed[0]}; it is the parameter again that "
+                "it was. A forward must put back what it swaps in a `with` block, or in a `finally`"
+            )
         return results
 
     def _loss(self, closure: Closure, c: float) -> Loss:
