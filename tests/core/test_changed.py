@@ -50,6 +50,62 @@ def test_a_forward_that_writes_weights_leaves_no_trace(estimator: Any, blocks: i
     assert same(bits(model), bits(rebuilt))
 
 
+class RescalesOnce(torch.nn.Module):
+    """As RWKV in eval mode: weights are written to at the first call, and a flag remembers it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.rescaled = torch.nn.Linear(6, 3), False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.rescaled:
+            with torch.no_grad():
+                self.a.weight.div_(2)
+            self.rescaled = True
+        return self.a(x)
+
+
+@pytest.mark.parametrize("probing", ["streamed", "snapshot", "in_place"])
+@pytest.mark.parametrize("estimator", [estimators.SPSA(), estimators.OneSided()], ids=["two", "one"])
+def test_a_forward_that_remembers_what_it_wrote_is_refused(probing: str, estimator: Any) -> None:
+    model, x = RescalesOnce(), torch.ones(2, 6)
+    optimizer = MeZO(model.named_parameters(), lr=1e-2, probing=probing, estimator=estimator)
+    before = bits(model)
+    with pytest.raises(ProbeError, match="writes to trainable tensor 'a.weight'"):
+        optimizer.step(lambda: model(x).square().mean())
+    assert probing == "in_place" or same(bits(model), before)
+
+
+@pytest.mark.parametrize("probing", ["streamed", "in_place"])
+def test_a_forward_that_rescales_rows_needs_a_snapshot(probing: str) -> None:
+    model = build(max_norm=1.0)
+    optimizer = MeZO(model.named_parameters(), lr=1e-2, probing=probing)
+    before = bits(model)
+    with pytest.raises(ProbeError, match="writes to trainable tensor '0.weight'.*snapshot"):
+        optimizer.step(loss_of(model))
+    assert probing == "in_place" or same(bits(model), before)
+
+
+@pytest.mark.parametrize("estimator", [estimators.SPSA(), estimators.OneSided()], ids=["two", "one"])
+def test_a_write_that_comes_late_is_refused_where_it_cannot_be_undone(estimator: Any) -> None:
+    """At theta too: the baseline of a one-sided probe."""
+    model = build()
+    optimizer = MeZO(model.named_parameters(), lr=1e-2, probing="streamed", estimator=estimator)
+    optimizer.step(loss_of(model))
+    before, calls = bits(model), []
+
+    def closure() -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 2:
+            model[1].weight.data.mul_(2)
+        loss: torch.Tensor = loss_of(model)()
+        return loss
+
+    with pytest.raises(ProbeError, match="writes to trainable tensor '1.weight'"):
+        optimizer.step(closure)
+    assert same(bits(model), before)
+
+
 def test_a_backward_pass_that_scales_leaves_no_trace() -> None:
     model = build(max_norm=1.0)
     optimizer = MeZO(model.named_parameters(), lr=1e-2, probing="snapshot", scaling=Variance("backprop"))

@@ -83,8 +83,8 @@ class Prober:
         scaling = self.directions.scaling
         if scaling is not None and not self._losses and scaling.due(step):
             self._measure(closure, step, scaling, d)
-        base = self._baseline(closure)
         losses = [self.sides(closure, step, j, self._d or d) for j in range(self.estimator.probes(step))]
+        base = self._baseline(closure)  # (after the sides, which refuse a forward that writes weights)
         self._base += base
         if not self._losses:
             self._losses = [[0.0] * len(self.estimator.offsets) for _ in losses]

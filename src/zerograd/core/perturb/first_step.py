@@ -13,9 +13,10 @@ from zerograd.core.parameters import Parameters, Trainable
 from zerograd.core.perturb.aliases import Memory
 from zerograd.core.perturb.callers import in_compiled_code, warn_user
 from zerograd.core.perturb.company import Modules, Witnessed
-from zerograd.core.perturb.operations import Function, is_metadata, tensors_in
+from zerograd.core.perturb.operations import Function, is_metadata, targets_of, tensors_in
 from zerograd.core.perturb.perturber import Closure, Loss, Perturber, Waves
 from zerograd.core.perturb.streaming import Streaming
+from zerograd.core.perturb.written import InPlace
 from zerograd.core.safety import OutOfMemoryError, ProbeError
 
 
@@ -37,11 +38,8 @@ class FirstStep:
         """As `Perturber.losses`, with all eyes open."""
         watched = [[partial(self._without_random_numbers, closure) for closure in wave] for wave in waves]
         if not isinstance(perturber, Streaming):
-            if probe == 0:  # a forward of its own: some modules compute in another order while a mode is active
-                with _Watch(self, self._parameters):
-                    for wave in waves:
-                        for closure in wave:
-                            closure()
+            if probe == 0:
+                self._watch(waves, isinstance(perturber, InPlace))
             return perturber.losses(watched, cs)
         tries = probe == 0 and perturber.side_by_side and len(cs) > 1
         witnessed = [[Witnessed(closure) for closure in wave] for wave in watched] if tries else []
@@ -86,6 +84,34 @@ class FirstStep:
                 "seen: use probing='snapshot' and allow_unread=True there."
             )
 
+    def _watch(self, waves: Waves, in_place: bool) -> None:
+        """Forwards of their own: some modules compute in another order while a mode is active.
+
+        Raises:
+            ProbeError: Weights are written to, and what is written cannot be undone: in place, where no copy is kept,
+                or because something else remembers it.
+        """
+        written: list[set[Trainable]] = []
+        for _ in range(2):
+            with _Watch(self, self._parameters) as watch:
+                for wave in waves:
+                    for closure in wave:
+                        closure()
+            written.append(watch.written)
+            if not watch.written and len(written) == 1:
+                return
+        first, again = written
+        if in_place and first:
+            why, more = "in place there is no copy from which it could be put back", ", or use probing='snapshot'"
+        else:
+            first, more = first ^ again, ""
+            why = "it does so in one call and not in the next, so something beside the weights remembers it"
+        for entry in sorted(first, key=lambda e: e.index)[:1]:
+            raise ProbeError(
+                f"the forward itself writes to trainable tensor {entry.name!r}, and {why}. Load the model anew, and "
+                f"freeze this tensor (requires_grad_(False)){more}."
+            )
+
     def sees(self, read: Iterable[Trainable]) -> None:
         """An operation is about to read these trainable tensors."""
         self._read.update(read)
@@ -124,18 +150,29 @@ def _same(a: Any, b: Any) -> bool:
 
 
 class _Watch(TorchFunctionMode):
-    """Notes reads and perturbs nothing."""
+    """Notes reads and writes, and perturbs nothing."""
 
     def __init__(self, first: FirstStep, parameters: Parameters) -> None:
         super().__init__()
         self._first, self._entries, self._memory = first, parameters.by_id, Memory(parameters.entries)
+        self.written: set[Trainable] = set()
 
     def __torch_function__(
         self, func: Function, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if not torch.compiler.is_compiling() and not is_metadata(func):
-            for t in tensors_in((*args, *kwargs.values())):
-                known = self._entries.get(id(t))
-                self._first.sees([known] if known is not None else self._memory.under(t))
-        return func(*args, **kwargs)
+        if torch.compiler.is_compiling() or is_metadata(func):
+            return func(*args, **kwargs)
+        return self._look(func, args, kwargs)
+
+    def _look(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        found: dict[int, list[Trainable]] = {}
+        for t in tensors_in((*args, *kwargs.values())):
+            known = self._entries.get(id(t))
+            found[id(t)] = [known] if known is not None else self._memory.under(t)
+            self._first.sees(found[id(t)])
+        versions = [(e, e.tensor._version) for entries in found.values() for e in entries]
+        result = func(*args, **kwargs)
+        self.written.update(e for t in targets_of(func, args, kwargs) for e in found.get(id(t), ()))
+        self.written.update(e for e, version in versions if e.tensor._version != version)
+        return result

@@ -111,7 +111,8 @@ class Streaming(Perturber):
             self.prefetch.forget()
             self.scratch.along(self._still)
             entries = self._parameters.by_id
-        with Reads(entries, self.scratch, 0.0):
+        self._follow()
+        with Reads(entries, self.scratch, 0.0, self._memory):
             yield
 
     def losses(self, waves: Waves, cs: Sequence[float]) -> list[list[Loss]]:
