@@ -11,7 +11,7 @@ import torch
 from architectures import loss_closure, make_tiny, same, state
 from zerograd import LogError, MeZO, StepLog
 from zerograd import replay as replay_log
-from zerograd.core.steplog import PREFIX, RECORD, SIZE
+from zerograd.core.records import PREFIX, RECORD, SIZE
 
 
 @pytest.fixture
