@@ -1,1 +1,1 @@
-"""What `benchmarks/attack.py` does to runs: kills, interrupts, damaged files, and places where nothing can be written."""
+"""What `benchmarks/attack.py` does to runs: kills, interrupts, damaged files, and bad places."""

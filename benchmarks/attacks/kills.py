@@ -1,4 +1,4 @@
-"""SIGKILL at a random moment, again while it is resumed, then to the end: the bits of a run that nothing happened to."""
+"""SIGKILL at a random moment, again while it is resumed, then to the end: the bits of an uninterrupted run."""
 
 import os
 import random

@@ -171,9 +171,8 @@ class Places:
         draw = random.Random(f"{self.seed} {number}")
         run = self.folder / "clock"
         shutil.rmtree(run, ignore_errors=True)
-        first = command(
-            [*TRAIN, "--output_dir", str(run)], self.folder / "clock.txt", _backwards(draw.uniform(1, 86400))
-        )
+        output = self.folder / "clock.txt"
+        first = command([*TRAIN, "--output_dir", str(run)], output, _backwards(draw.uniform(1, 86400)))
         time.sleep(draw.uniform(0.2, 1.2) * self.seconds)
         first.kill()
         words = [*TRAIN, "--resume", "--output_dir", str(run)]

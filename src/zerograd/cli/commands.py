@@ -236,11 +236,15 @@ def _print_all(sentences: list[str]) -> None:
 
 
 def _print_summary(folder: Path, results: dict[str, Any], given: dict[str, Any], findings: list[Path]) -> None:
+    log = folder / LOG_NAME
+    if not log.is_file():
+        raise FileNotFoundError(
+            f"{folder} was removed while the run wrote it: its model and log are gone; run it again"
+        )
     metric = results["metric"]
     before, after = (shown(metric, results[when][metric]) for when in ("before", "after"))
     same = deciding(EvalArguments, ROWS, PROMPT, MODEL)
     flags = [part for key, value in given.items() if key in same for part in (f"--{key}", str(value))]
-    log = folder / LOG_NAME
     command = command_line("eval", *flags, "--log", log, "--step", results["selected_step"])
     print(
         f"\n{metric} on the test rows: {before} -> {after} "

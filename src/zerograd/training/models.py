@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, BitsAndBytesConfig
 
 from zerograd.tasks.model_kind import is_masked_lm
@@ -147,8 +146,10 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
         for path in temporary.iterdir():
             os.replace(path, folder / path.name)
         temporary.rmdir()
-    except (OSError, SafetensorError) as error:
+    except Exception as error:  # of a full disk: OSError, SafetensorError, and of tokenizers a bare Exception
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, MemoryError):
+            raise
         raise OSError(
             f"cannot save the model to {folder}: {error}. Free some space and run the command again."
         ) from error
