@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from zerograd.core.steplog import FORMAT_VERSION, SIZE
+from zerograd.core.records import FORMAT_VERSION, SIZE
 from zerograd.estimators import ESTIMATORS
 from zerograd.noise import SPEC_VERSION
 from zerograd.noise.table import gaussian_table

@@ -11,7 +11,7 @@ import torch
 
 from architectures import loss_closure, make_tiny, same, state
 from zerograd import LogError, MeZO, StepLog, replay
-from zerograd.core.steplog import SIZE
+from zerograd.core.records import SIZE
 from zerograd.noise import Noise
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

@@ -1,6 +1,7 @@
 """A user's function as the objective: what it is given, and everything that can be wrong with it."""
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,20 @@ def test_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         with pytest.raises(RewardError, match=words):
             Reward.load(name)
+
+
+def test_a_reward_leaves_the_current_folder_behind_the_libraries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First, a `datasets.py` beside it would hide the library from whatever is imported later."""
+    (tmp_path / "my_reward_here.py").write_text("import my_words\ndef score(completions, **_): return [1.0]\n")
+    (tmp_path / "my_words.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    before = list(sys.path)
+    for _ in range(2):
+        Reward.load("my_reward_here:score")
+        assert sys.path == [*before, str(tmp_path)]
+    with pytest.raises(RewardError):
+        Reward.load("no_such_module_here:score")
+    assert sys.path == [*before, str(tmp_path)]

@@ -325,3 +325,35 @@ def test_config_defaults_are_the_optimizers(tmp_path: Path) -> None:
     for name, value in given.items():
         assert value == parameters[name].default, name
     assert json.dumps(MeZOConfig(str(tmp_path)).to_dict())
+
+
+def test_a_batch_size_cannot_be_found_by_trying(tmp_path: Path, splits: Any) -> None:
+    """It would start the loop again over weights that logged steps have moved, and a resumed run would not know."""
+    with pytest.raises(ValueError, match="auto_find_batch_size=True starts the loop again"):
+        make(tmp_path, splits, auto_find_batch_size=True)
+
+    class Plain(MeZOMixin, Trainer):  # type: ignore[misc]
+        pass
+
+    plain = TrainingArguments(str(tmp_path), auto_find_batch_size=True, use_cpu=True, max_steps=1)
+    with pytest.raises(ValueError, match="auto_find_batch_size=True starts the loop again"):
+        Plain(make_tiny("llama"), plain, train_dataset=[{"input_ids": [1, 2], "labels": [1, 2]}] * 8).train()
+    assert not (tmp_path / "steps.zlog").exists()
+
+
+def test_another_trainers_base_weights_stay(tmp_path: Path, splits: Any) -> None:
+    """A run that is refused because another writes the folder must not remove what the other needs at its end."""
+    first = make(tmp_path, splits, load_best_model_at_end=True, eval_strategy="steps", eval_steps=2, save_steps=2)
+    seen = []
+
+    class Second(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            if not seen:
+                with pytest.raises(OSError, match="is being written by this very process"):
+                    make(tmp_path, splits).train()
+                seen.append((tmp_path / "base.weights").exists())
+
+    first.add_callback(Second())
+    first.train()
+    assert seen == [True]
+    assert not (tmp_path / "base.weights").exists()

@@ -6,7 +6,8 @@ from typing import Annotated
 from zerograd.evaluation.rewards import Reward
 from zerograd.tasks import MESSAGES, Task, TaskError, custom_task, get_task
 from zerograd.tasks.data import Splits, SplitSizes, columns_of, load_splits
-from zerograd.training.models import demo_folder
+from zerograd.training.models import DTYPES, QUANTIZE, ModelError, demo_folder
+from zerograd.training.ranges import check_ranges
 from zerograd.training.settings import MAY_CHANGE, MODEL, PROMPT, ROWS, deciding, documented
 
 STOPS = {"newline": "\n", "none": None}
@@ -58,6 +59,9 @@ class DataArguments(TaskArguments):
         num_dev: Rows for model selection; None: the task's (500).
         num_test: Test rows; None: the task's (1,000).
         k: Few-shot: training rows of each class, and as many dev rows.
+
+    Raises:
+        ValueError: A setting out of range.
     """
 
     model: Annotated[str | None, MODEL, MAY_CHANGE] = None
@@ -72,6 +76,13 @@ class DataArguments(TaskArguments):
     num_dev: Annotated[int | None, ROWS] = None
     num_test: Annotated[int | None, ROWS] = None
     k: Annotated[int | None, ROWS] = None
+
+    def __post_init__(self) -> None:
+        check_ranges(vars(self))
+        if self.dtype not in DTYPES:
+            raise ModelError(f"unknown dtype {self.dtype!r}; choose one of {', '.join(DTYPES)}")
+        if self.quantize is not None and self.quantize not in QUANTIZE:
+            raise ModelError(f"unknown quantize {self.quantize!r}; choose one of {', '.join(QUANTIZE)}")
 
 
 @documented
@@ -109,6 +120,11 @@ class EvalArguments(DataArguments):
     demo_sets: str = "shared"
     predictions: str | None = None
     report: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.demo_sets not in ("shared", "each"):
+            raise ValueError(f"unknown demo_sets {self.demo_sets!r}; choose shared or each")
 
 
 @documented
@@ -166,6 +182,9 @@ class ReplayArguments:
     quantize: str | None = None
     step: int | None = None
 
+    def __post_init__(self) -> None:
+        check_ranges(vars(self))
+
 
 def task_of(args: TaskArguments) -> Task:
     """The task that the arguments describe.
@@ -181,8 +200,6 @@ def task_of(args: TaskArguments) -> Task:
         raise TaskError(f"--task {args.task} brings its own prompt; leave out {', '.join(given)}, or --task")
     objective = args.objective if isinstance(args, DataArguments) else None
     length = args.max_new_tokens if isinstance(args, DataArguments) else None
-    if length is not None and length < 1:
-        raise TaskError(f"max_new_tokens must be at least 1, got {length}")
     if objective is not None and ":" in objective:
         Reward.load(objective)  # before any data or model
     if args.task is None and args.data is not None and (given or MESSAGES in columns_of(args.data)):

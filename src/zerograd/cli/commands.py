@@ -15,17 +15,21 @@ from zerograd.cli.arguments import (
     splits_of,
     task_of,
 )
-from zerograd.cli.preflight import check_device
-from zerograd.cli.report import (
-    command_line,
-    draw_curve,
-    shown,
-    versions,
-    write_findings,
-    write_json,
-    write_predictions,
+from zerograd.cli.output import as_written, refuse_file, write_json, writing
+from zerograd.cli.preflight import check_device, check_rates, check_typed
+from zerograd.cli.report import command_line, draw_curve, shown, versions, write_findings, write_predictions
+from zerograd.cli.run import (
+    RESULTS,
+    START,
+    Run,
+    Setup,
+    check_resumed,
+    rows_as_flags,
+    save_settings,
+    save_start,
+    set_up,
+    settings_of,
 )
-from zerograd.cli.run import RESULTS, START, Run, Setup, rows_as_flags, save_settings, save_start, set_up
 from zerograd.core.device import peak_memory_bytes
 from zerograd.core.directions import check_directions
 from zerograd.core.perturb.offload import offload
@@ -42,8 +46,11 @@ from zerograd.training.settings import MODEL, PROMPT, ROWS, deciding
 from zerograd.training.trainer import LOG_NAME
 
 
-def train_defaults(data: DataArguments, tuning: Tuning, preset: PresetArguments) -> dict[str, Any]:
+def train_defaults(
+    data: DataArguments, tuning: Tuning, preset: PresetArguments, given: dict[str, Any]
+) -> dict[str, Any]:
     """Defaults of `zerograd train`: a preset's if one is named, else those of the model's kind and of what is tuned."""
+    check_typed(given)
     set_verbosity_error()
     tune = tuning.tune
     if tune is None and preset.preset is not None:
@@ -62,21 +69,30 @@ def train(data: DataArguments, tuning: Tuning, config: MeZOConfig, given: dict[s
         given: Those that the user typed.
     """
     folder = Path(str(config.output_dir))
-    _refuse_file(folder)
-    running = holds_run(folder / LOG_NAME)
-    if running and not config.resume:
-        raise FileExistsError(
-            f"{folder} already holds a run ({LOG_NAME}); continue it with --resume, or choose another --output_dir"
-        )
-    progress = not config.disable_tqdm
-    setup = set_up(data, tuning, config.seed, start=folder / START if running else None, progress=progress)
-    bound, model = setup.bound, setup.model
+    settings = settings_of(data, tuning, config)
+    check_rates(config)
+    with writing(folder):
+        running = holds_run(folder / LOG_NAME)
+        if running and not config.resume:
+            raise FileExistsError(
+                f"{folder} already holds a run ({LOG_NAME}); continue it with --resume, or choose another --output_dir"
+            )
+        if running:
+            check_resumed(folder, settings, config.max_steps)
+        start = folder / START if running else None
+        setup = set_up(data, tuning, config.seed, start=start, progress=not config.disable_tqdm)
+        tuned = [(name, p) for name, p in setup.model.named_parameters() if p.requires_grad]
+        check_directions(config.distribution, config.rank, config.blocks, tuned)
+        save_settings(folder, settings)
+        save_start(setup, folder, running)
+        _train(folder, setup, config, {**vars(data), **vars(tuning)}, given)
+
+
+def _train(folder: Path, setup: Setup, config: MeZOConfig, described: dict[str, Any], given: dict[str, Any]) -> None:
+    """Evaluate, train, evaluate, and write what is found."""
+    bound, model, progress = setup.bound, setup.model, not config.disable_tqdm
     _print_all([setup.sizes, *setup.notes, setup.tuning])
-    tuned = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    check_directions(config.distribution, config.rank, config.blocks, tuned)
     trainer = setup.trainer(config)
-    save_settings(folder, data, tuning, config, running)
-    save_start(setup, folder, running)
     before = bound.evaluate(model, setup.test, progress)
     print(f"before: {bound.metric} {shown(bound.metric, before[bound.metric])}")
     start = time.perf_counter()
@@ -86,14 +102,14 @@ def train(data: DataArguments, tuning: Tuning, config: MeZOConfig, given: dict[s
     log = StepLog.read(folder / LOG_NAME)
     best = trainer.state.best_global_step if config.load_best_model_at_end else None
     results = {
-        **_described(data, setup),
+        **_described(described["model"], setup),
         "steps": len(log.steps),
         "selected_step": best or len(log.steps),
         "seconds": round(seconds, 2),
         "peak_memory_bytes": peak_memory_bytes(),
         "before": before,
         "after": bound.metrics(predictions),
-        "config": {**vars(data), **vars(tuning), **config.to_dict()},
+        "config": {**described, **config.to_dict()},
         "versions": versions(),
     }
     write_json(folder / RESULTS, results)
@@ -103,11 +119,11 @@ def train(data: DataArguments, tuning: Tuning, config: MeZOConfig, given: dict[s
     _print_summary(folder, results, given, findings)
 
 
-def _described(data: DataArguments, setup: Setup) -> dict[str, Any]:
+def _described(model: str | None, setup: Setup) -> dict[str, Any]:
     """What is trained, as `results.json` has it."""
     return {
         "task": setup.task.name,
-        "model": data.model or "built-in demo",
+        "model": model or "built-in demo",
         "method": {
             "name": "mezo",
             "tune": setup.tuned,
@@ -123,6 +139,8 @@ def evaluate(args: EvalArguments) -> None:
     """Print the test metrics of a model, or of base weights + log; write predictions and a report if asked."""
     _check_eval(args)
     run = None if args.log is None else Run.open(args.log)
+    if run is not None:
+        run.check_step(args.step)
     dtype = args.dtype if run is None else run.dtype
     check_model(args.model, dtype, args.quantize)
     check_device(args.model, dtype, args.offload, args.quantize)
@@ -149,29 +167,31 @@ def evaluate(args: EvalArguments) -> None:
 
 
 def _check_eval(args: EvalArguments) -> None:
-    if args.predictions is not None and not Path(args.predictions).absolute().parent.is_dir():
-        raise FileNotFoundError(f"the folder of --predictions {args.predictions} does not exist; make it first")
+    if args.predictions is not None:
+        path = Path(args.predictions).absolute()
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"the folder of --predictions {args.predictions} does not exist; make it first")
+        if path.is_dir():
+            raise FileExistsError(f"--predictions {args.predictions} is a folder; it must be a file")
     if args.report is not None:
-        _refuse_file(Path(args.report))
-    if args.demo_sets not in ("shared", "each"):
-        raise ValueError(f"unknown demo_sets {args.demo_sets!r}; choose shared or each")
-    if args.demos < 0:
-        raise ValueError(f"demos must not be negative, got {args.demos}")
+        refuse_file(Path(args.report))
+    if args.step is not None and args.log is None:
+        raise ValueError(f"--step {args.step} is a step of a log; give it with --log")
 
 
 def probe_head(args: LinearProbeArguments) -> None:
     """Fit a linear probe, put it into the model's head and save the model: a start for training, or a result."""
-    folder = Path(args.output_dir)
-    _refuse_full(folder)
     if args.adapter is not None or args.quantize is not None or args.offload:
         raise ValueError("a probe is fitted to a model's own head: leave out --adapter, --quantize and --offload")
-    setup = set_up(args, None, args.seed)
-    bound, model = setup.bound, setup.model
-    _print_all([setup.sizes, *setup.notes])
-    before = bound.evaluate(model, setup.test)
-    passes = linear_probe(model, bound, setup.train, early_stopping=True)
-    after = bound.evaluate(model, setup.test)
-    save_model(model, setup.tokenizer, folder)
+    folder = Path(args.output_dir)
+    with writing(folder, empty=True):
+        setup = set_up(args, None, args.seed)
+        bound, model = setup.bound, setup.model
+        _print_all([setup.sizes, *setup.notes])
+        before = bound.evaluate(model, setup.test)
+        passes = linear_probe(model, bound, setup.train, early_stopping=True)
+        after = bound.evaluate(model, setup.test)
+        save_model(model, setup.tokenizer, folder)
     flags = rows_as_flags({**vars(args), "stop": None if args.stop == "newline" else args.stop})
     if args.model is None:  # a folder's defaults are the paper's; these are the demo's
         flags += [] if "--data" in flags else ["--data", str(demo_folder("data"))]
@@ -186,13 +206,15 @@ def probe_head(args: LinearProbeArguments) -> None:
 def rebuild(args: ReplayArguments) -> None:
     """Rebuild a run's weights and save them with `save_pretrained`."""
     folder = Path(args.output_dir)
-    _refuse_full(folder)
-    run = Run.open(args.log)
-    start = run.start(args.adapter)
-    model, tokenizer = load_model(args.model, run.dtype, start, args.quantize, replace=True)
-    run.replay_onto(model, args.step)
-    save_model(model, tokenizer, folder)
-    flags = rows_as_flags(run.results.get("config", {}))
+    with writing(folder, empty=True):
+        run = Run.open(args.log)
+        run.check_step(args.step)
+        with as_written(run.folder / RESULTS):
+            flags = rows_as_flags(run.results.get("config", {}))
+        start = run.start(args.adapter)
+        model, tokenizer = load_model(args.model, run.dtype, start, args.quantize, replace=True)
+        run.replay_onto(model, args.step)
+        save_model(model, tokenizer, folder)
     if "--data" not in flags:
         flags += ["--data", str(demo_folder("data"))] if args.model is None else [] if flags else ["--task", "TASK"]
     print(f"rebuilt model: {folder}\nNext: {command_line('eval', '--model', folder, *flags)}")
@@ -208,28 +230,21 @@ def _write(args: EvalArguments, bound: BoundTask, test: list[Example], predictio
         _print_all([f"report: {path}" for path in write_findings(folder, bound, test, predictions)])
 
 
-def _refuse_full(folder: Path) -> None:
-    _refuse_file(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty; choose another --output_dir")
-
-
-def _refuse_file(folder: Path) -> None:
-    if folder.is_file():
-        raise FileExistsError(f"{folder} is a file; it must be a folder")
-
-
 def _print_all(sentences: list[str]) -> None:
     for sentence in filter(None, sentences):
         print(sentence)
 
 
 def _print_summary(folder: Path, results: dict[str, Any], given: dict[str, Any], findings: list[Path]) -> None:
+    log = folder / LOG_NAME
+    if not log.is_file():
+        raise FileNotFoundError(
+            f"{folder} was removed while the run wrote it: its model and log are gone; run it again"
+        )
     metric = results["metric"]
     before, after = (shown(metric, results[when][metric]) for when in ("before", "after"))
     same = deciding(EvalArguments, ROWS, PROMPT, MODEL)
     flags = [part for key, value in given.items() if key in same for part in (f"--{key}", str(value))]
-    log = folder / LOG_NAME
     command = command_line("eval", *flags, "--log", log, "--step", results["selected_step"])
     print(
         f"\n{metric} on the test rows: {before} -> {after} "

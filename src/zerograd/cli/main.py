@@ -70,8 +70,21 @@ ALIASES = {"--lr": "--learning_rate", "--batch_size": "--per_device_train_batch_
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status (2: wrong usage, 1: an error that was explained, 130: Ctrl-C)."""
-    args = list(sys.argv[1:] if argv is None else argv)
+    """Run the command; returns the exit status.
+
+    2: wrong usage; 1: an error that was explained; 130: Ctrl-C; 141: what read our output has gone (`| head`).
+    """
+    try:
+        try:
+            return _main(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            sys.stdout.flush()  # here, and not when Python ends, where no one could answer for it
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _main(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if args else 2
@@ -109,9 +122,8 @@ def _explained(args: list[str]) -> int:
         again = f" Continue with: {command_line(args[0], *rest, *flag)}" if args[0] in ("train", "compare") else ""
         print(f"\nzerograd: interrupted.{again}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `zerograd tasks | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except BrokenPipeError:
+        raise
     except (ValueError, TypeError, OSError, MemoryError, NonFiniteLossError, ProbeError) as error:
         if trace:
             raise
@@ -126,7 +138,7 @@ def _run(name: str, args: list[str]) -> None:
     made = None if command.defaults is None else _load(command.defaults)
     function = _load(command.function)
     given = _given(name, args, [*({} if made is None else _parameters(made)).values(), *_parameters(function).values()])
-    defaults = {} if made is None else _call(made, given)
+    defaults = {} if made is None else _call(made, {**given, "given": given})
     _call(function, {**defaults, **given, "given": given})
 
 

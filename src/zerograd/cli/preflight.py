@@ -1,16 +1,42 @@
-"""What a machine lacks for a model, said before anything is loaded."""
+"""What cannot be, said before anything is loaded: settings out of range, and what a machine lacks for a model."""
 
 import warnings
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, SchedulerType, get_scheduler
 
 from zerograd.cli.plan.shapes import FAMILIES
 from zerograd.core.device import free_host_bytes, free_memory_bytes, shown_bytes
 from zerograd.tasks.model_kind import is_masked_lm
+from zerograd.training.config import MeZOArguments, MeZOConfig, check_unused
 from zerograd.training.models import DTYPES, ModelError, demo_folder, load_config
+from zerograd.training.ranges import check_ranges
+from zerograd.training.settings import pick
+
+
+def check_typed(given: Mapping[str, Any]) -> None:
+    """ValueError for a setting of MeZO's or the Trainer's, as the user typed it, that no default can mend."""
+    check_ranges(given)
+    check_unused(given)
+    pick(MeZOArguments, given).check()
+
+
+def check_rates(config: MeZOConfig) -> None:
+    """ValueError where the scheduler of the learning rate cannot be made, which the Trainer does at its first step."""
+    steps = max(1, config.max_steps)
+    stand_in = torch.optim.SGD([torch.zeros(1)], lr=config.learning_rate)
+    more: Any = config.lr_scheduler_kwargs
+    try:
+        get_scheduler(config.lr_scheduler_type, stand_in, config.get_warmup_steps(steps), steps, more)
+    except (ValueError, TypeError, AttributeError) as error:
+        name = SchedulerType(config.lr_scheduler_type).value
+        raise ValueError(
+            f"lr_scheduler_type {name} cannot be with learning_rate {config.learning_rate:g} and lr_scheduler_kwargs "
+            f"{more}: {error}"
+        ) from error
 
 
 def weight_bytes(config: Any, dtype: torch.dtype | None) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from zerograd.core.safety import whole_file
+from zerograd.cli.output import write_picture, write_whole
 from zerograd.core.steplog import StepLog
 from zerograd.evaluation.bound_task import BoundTask
 from zerograd.evaluation.evaluate import Prediction
@@ -47,12 +47,6 @@ def versions() -> dict[str, str]:
 def shown(metric: str, value: float) -> str:
     """A metric's value for people: percent where it is a share."""
     return f"{value:.1%}" if metric in SHARES else f"{value:.4g}"
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write JSON whole or not at all."""
-    with whole_file(path) as file:
-        file.write((json.dumps(values, indent=2) + "\n").encode())
 
 
 def draw_curve(path: Path, log: StepLog, history: list[dict[str, Any]], results: dict[str, Any]) -> None:
@@ -88,7 +82,7 @@ def draw_curve(path: Path, log: StepLog, history: list[dict[str, Any]], results:
     bottom.set(xlabel="step", ylabel=metric)
     bottom.legend(loc="best")
     top.set_title(f"{results['task']}, {results['model']}")
-    figure.savefig(path, dpi=130)
+    write_picture(path, figure)
 
 
 def write_findings(
@@ -96,8 +90,7 @@ def write_findings(
 ) -> list[Path]:
     """Write `confusion.png` (classification) and `worst.md`; returns what was written."""
     written = [folder / "worst.md"]
-    with whole_file(written[0]) as file:
-        file.write(_worst(bound, examples, predictions).encode())
+    write_whole(written[0], _worst(bound, examples, predictions).encode())
     if bound.task.kind == "classification" and predictions[0].scores is not None:
         written.append(folder / "confusion.png")
         draw_confusion(written[1], confusion(predictions, len(bound.task.labels)), bound.task.labels)
@@ -107,8 +100,7 @@ def write_findings(
 def write_predictions(path: str | Path, predictions: Sequence[Prediction]) -> None:
     """One JSON line per example, with the fields that its kind has."""
     lines = [json.dumps({k: v for k, v in asdict(p).items() if v is not None}) for p in predictions]
-    with whole_file(Path(path)) as file:
-        file.write(("\n".join(lines) + "\n").encode())
+    write_whole(Path(path), ("\n".join(lines) + "\n").encode())
 
 
 def confusion(predictions: Sequence[Prediction], classes: int) -> Any:
@@ -137,7 +129,7 @@ def draw_confusion(path: Path, matrix: Any, labels: Sequence[str]) -> None:
     axes.set(xlabel="predicted", ylabel="right")
     axes.set_title(f"test rows: {matrix.trace()} of {matrix.sum()} right")
     figure.colorbar(image, label="share of the right class")
-    figure.savefig(path, dpi=130)
+    write_picture(path, figure)
 
 
 def badness(prediction: Prediction) -> float:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
+from safetensors import SafetensorError
 
 from zerograd.cli.arguments import DataArguments, EvalArguments, TaskArguments, splits_of, task_of
+from zerograd.cli.output import as_written, read_json, write_json
 from zerograd.cli.preflight import check_device
-from zerograd.cli.report import write_json
 from zerograd.core.header import LogError
 from zerograd.core.perturb.offload import offload
 from zerograd.core.replay import replay
@@ -24,7 +25,7 @@ from zerograd.training.adapters import Tuning, apply_tuning, untie_as_in
 from zerograd.training.config import DECIDING, MeZOConfig
 from zerograd.training.models import DTYPES, check_model, load_model
 from zerograd.training.settings import MAY_CHANGE, PROMPT, ROWS, WEIGHTS, deciding
-from zerograd.training.trainer import MeZOTrainer
+from zerograd.training.trainer import LOG_NAME, MeZOTrainer, check_length
 
 START = "start"  # the folder of the adapter that a run started from, beside its log
 SETTINGS, RESULTS = "run.json", "results.json"
@@ -136,29 +137,41 @@ def save_start(setup: Setup, folder: Path, running: bool) -> None:
         return
     temporary = folder / f".{START}"
     shutil.rmtree(temporary, ignore_errors=True)
-    setup.model.save_pretrained(str(temporary))
-    shutil.rmtree(folder / START, ignore_errors=True)
-    os.replace(temporary, folder / START)
+    try:
+        setup.model.save_pretrained(str(temporary))
+        shutil.rmtree(folder / START, ignore_errors=True)
+        os.replace(temporary, folder / START)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise OSError(
+            f"cannot save the adapter that the run starts from to {folder / START}: {error}; free some space and run "
+            "the command again"
+        ) from error
 
 
-def save_settings(folder: Path, data: DataArguments, tuning: Tuning, config: MeZOConfig, running: bool) -> None:
-    """Note what decides the batches and the updates.
-
-    Raises:
-        ValueError: The folder holds a run that had it otherwise.
-    """
+def settings_of(data: DataArguments, tuning: Tuning, config: MeZOConfig) -> dict[str, Any]:
+    """What decides the batches and the updates of a run, as its folder has it."""
     settings = {k: v for k, v in vars(data).items() if k not in deciding(DataArguments, MAY_CHANGE)}
     settings["test_rows_apart"] = data.test_data is not None  # decides which rows are left for training
     settings.update(vars(tuning))
     settings.update({name: getattr(config, name) for name in (*deciding(MeZOConfig, WEIGHTS), *DECIDING)})
-    settings = json.loads(json.dumps(settings, default=str))
-    before = _read_json(folder / SETTINGS) if running else {}
+    return dict(json.loads(json.dumps(settings, default=str)))
+
+
+def check_resumed(folder: Path, settings: dict[str, Any], max_steps: int) -> None:
+    """ValueError where the run in a folder has other settings, or more steps, than what is to continue it."""
+    before = _read_json(folder / SETTINGS)
     for key, value in settings.items() if before else ():
         if before.get(key) != value:
             raise ValueError(
                 f"the run in {folder} has {key} {before.get(key)!r}, this command asks for {value!r}: a resumed run "
                 "must have the settings of the run it continues"
             )
+    check_length(StepLog.read(folder / LOG_NAME), max_steps)
+
+
+def save_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Note what decides a run. OSError as `write_json`."""
     write_json(folder / SETTINGS, settings)
 
 
@@ -194,6 +207,11 @@ class Run:
         dtype = (header.frozen or header.tensors[0]).dtype  # of what was left alone, or of its first tensor
         return dtype if dtype in DTYPES else "auto"
 
+    def check_step(self, step: int | None) -> None:
+        """ValueError where the log has fewer steps."""
+        if step is not None and not 0 <= step <= len(self.log.steps):
+            raise ValueError(f"cannot replay to step {step}: {self.log.path} holds {len(self.log.steps)} steps")
+
     def start(self, adapter: str | None) -> str | Path | None:
         """The adapter that it started from: the one given, or the folder beside its log.
 
@@ -224,18 +242,19 @@ class Run:
     def remarks(self, args: EvalArguments) -> list[str]:
         """Where what is evaluated is not what it reported: another task, or another step than the one it chose."""
         said = []
-        names = ("task", *deciding(TaskArguments, PROMPT))
-        differ = [key for key in names if key in self.settings and self.settings[key] != getattr(args, key)]
-        if differ and self.results.get("config", {}).get("data") is not None:
-            trained = ", ".join(f"--{key} {self.settings[key]}" for key in differ if self.settings[key] is not None)
-            said.append(
-                f"note: the run of {args.log} was trained with other rows or prompts ({trained or 'the defaults'})"
-            )
-        chosen = self.results.get("selected_step")
-        if args.step is None and chosen not in (None, self.results.get("steps")):
-            said.append(
-                f"note: the run chose step {chosen} by its dev rows; --step {chosen} gives the model that it saved"
-            )
+        with as_written(self.folder / RESULTS):
+            names = ("task", *deciding(TaskArguments, PROMPT))
+            differ = [key for key in names if key in self.settings and self.settings[key] != getattr(args, key)]
+            if differ and self.results.get("config", {}).get("data") is not None:
+                trained = ", ".join(f"--{key} {self.settings[key]}" for key in differ if self.settings[key] is not None)
+                said.append(
+                    f"note: the run of {args.log} was trained with other rows or prompts ({trained or 'the defaults'})"
+                )
+            chosen = self.results.get("selected_step")
+            if args.step is None and chosen not in (None, self.results.get("steps")):
+                said.append(
+                    f"note: the run chose step {chosen} by its dev rows; --step {chosen} gives the model that it saved"
+                )
         return said
 
 
@@ -246,4 +265,4 @@ def rows_as_flags(settings: dict[str, Any]) -> list[str]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}

@@ -103,7 +103,7 @@ def _prompter(task: Task, name: str) -> Prompter:
     config = load_config(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # of a damaged file the readers raise a dozen unrelated types
         raise ModelError(f"cannot load the tokenizer of {name!r}: {error}") from error
     return Prompter(task, tokenizer, is_masked_lm(config), context_length(config, tokenizer))
 

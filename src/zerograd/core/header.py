@@ -1,8 +1,11 @@
 """`Header`: what a run is, as its log says it; docs/log-format.md lists the fields."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+MAX_GROUPS = 255  # a record has a byte for the group
 
 
 class LogError(ValueError):
@@ -91,12 +94,52 @@ class Header:
                 if not isinstance(data.get(part), dict) or "name" not in data[part]:
                     raise LogError(f"{where} does not name its {part}, and cannot be replayed")
             noise, frozen = data["noise"], data.get("frozen")
-            return Header(
+            header = Header(
                 noise["spec"], noise["distribution"], noise["seed"], noise.get("rank", 0), noise.get("blocks", 0),
                 noise.get("scaling"), data["estimator"], data["update"],
                 tuple(group["weight_decay"] for group in data["groups"]),
                 tuple(TensorNote(**{**t, "shape": tuple(t["shape"])}) for t in data["tensors"]), data["fingerprint"],
-                bool(data.get("extra_byte")), None if frozen is None else FrozenNote(**frozen),
+                data.get("extra_byte", False), None if frozen is None else FrozenNote(**frozen),
             )  # fmt: skip
         except (KeyError, TypeError, AttributeError) as error:
-            raise LogError(f"the header of {where} is not one that this zerograd reads: {error!r}") from error
+            raise LogError(f"the header of {where} is not one that this zerograd reads: {error!r:.200}") from error
+        for name, value, fits in _checks(header):
+            if not fits:
+                raise LogError(f"the header of {where} has {name} {value!r:.80}, which no run has")
+        return header
+
+
+def _checks(header: Header) -> Iterator[tuple[str, Any, bool]]:
+    """Each value of a header that was read: its name, itself, and whether a run can have it."""
+    yield "spec", header.spec, _is_count(header.spec, 1 << 16)
+    yield "distribution", header.distribution, isinstance(header.distribution, str)
+    yield "seed", header.seed, _is_count(header.seed, 1 << 64)
+    yield "rank", header.rank, _is_count(header.rank, 1 << 31)
+    yield "blocks", header.blocks, _is_count(header.blocks, 1 << 16)
+    yield "extra_byte", header.extra_byte, isinstance(header.extra_byte, bool)
+    yield "fingerprint", header.fingerprint, isinstance(header.fingerprint, str)
+    for name, part in (("estimator", header.estimator), ("update", header.update), ("scaling", header.scaling)):
+        yield name, part, part is None or (isinstance(part, dict) and isinstance(part.get("name"), str))
+    groups = len(header.weight_decay)
+    yield "groups", groups, 1 <= groups <= MAX_GROUPS
+    for decay in header.weight_decay:
+        yield "weight_decay", decay, type(decay) in (int, float) and math.isfinite(decay)
+    yield "tensors", len(header.tensors), len(header.tensors) > 0
+    for note in header.tensors:
+        yield "a tensor named", note.name, isinstance(note.name, str)
+        yield "a shape", note.shape, all(_is_count(size, 1 << 62) for size in note.shape)
+        yield "a tensor's dtype and hash", (note.dtype, note.sha256), _are_texts(note.dtype, note.sha256)
+        yield "a tensor of group", note.group, _is_count(note.group, groups)
+    names = [note.name for note in header.tensors]
+    yield "tensors of one name among", names, len(set(names)) == len(names)
+    frozen = header.frozen
+    if frozen is not None:
+        yield "frozen", frozen, _is_count(frozen.tensors, 1 << 31) and _are_texts(frozen.dtype, frozen.fingerprint)
+
+
+def _is_count(value: Any, above: int) -> bool:
+    return type(value) is int and 0 <= value < above
+
+
+def _are_texts(*values: Any) -> bool:
+    return all(isinstance(value, str) for value in values)

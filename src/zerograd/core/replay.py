@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from zerograd.core.specs import build, describe
 from zerograd.core.steplog import StepLog
 from zerograd.noise import SPECS, Noise
 from zerograd.updates import UPDATES, Update
+
+NUMBERS: dict[type, tuple[type, ...]] = {float: (int, float)}  # what a setting of a type may be in JSON
 
 
 def make_header(updater: Updater, estimator: Mapping[str, Any], frozen: FrozenNote | None = None) -> Header:
@@ -73,6 +76,12 @@ def check_base(log: StepLog, header: Header) -> None:
             f"{log.path} belongs to other base weights: {len(different)} of {len(theirs)} tensors differ, "
             f"{different[0]!r} first. Load the weights that the run started from."
         )
+    if log.header.fingerprint != header.fingerprint:  # all of the hashes; of each tensor there are 32 bits
+        raise LogError(
+            f"{log.path} belongs to other base weights: the fingerprint of all {len(theirs)} tensors together differs "
+            f"({log.header.fingerprint:.12} in the log, {header.fingerprint:.12} of the model). Load the weights that "
+            "the run started from."
+        )
     if header.frozen is not None and log.header.frozen not in (None, header.frozen):
         raise LogError(
             f"{log.path} tuned an adapter over other frozen weights ({log.header.frozen}) than the model has "
@@ -117,6 +126,10 @@ def replay(
     if not 0 <= count <= len(read.steps):
         raise ValueError(f"cannot replay to step {step}: {path} holds {len(read.steps)} steps")
     directions = _directions(read, _find(read, model))
+    blocks = len(directions.blocks)
+    wrong = next((s for s in read.steps if len(s.d) not in (0, blocks)), None)
+    if wrong is not None:  # before the first weight is changed
+        raise LogError(f"{path}: step {wrong.number} has {len(wrong.d)} scales, and the model has {blocks} blocks")
     made = _update(read) if update is None else update
     updater = Updater(directions, made, list(header.weight_decay), header.extra_byte)
     frozen = None
@@ -130,26 +143,35 @@ def replay(
 
 
 def _directions(log: StepLog, parameters: Parameters) -> Directions:
-    header, scaling = log.header, None
-    if header.scaling:
-        try:
-            scaling = build(header.scaling, SCALINGS)
-        except (KeyError, TypeError) as error:
-            raise LogError(f"{log.path} uses scaling {header.scaling}, which this zerograd does not know") from error
-    return Directions(
-        Noise(header.seed, header.distribution, header.rank, header.spec), parameters, header.blocks, scaling
-    )
+    header = log.header
+    scaling = _built(log, "scaling", header.scaling, SCALINGS) if header.scaling else None
+    try:
+        noise = Noise(header.seed, header.distribution, header.rank, header.spec)
+        return Directions(noise, parameters, header.blocks, scaling)
+    except ValueError as error:
+        raise LogError(f"the header of {log.path} names directions that cannot be: {error}") from error
 
 
 def _update(log: StepLog) -> Update:
     """The update that a log names."""
+    made: Update = _built(
+        log, "update", log.header.update, UPDATES, "; if it is your own, pass it: replay(log, model, update=...)"
+    )
+    return made
+
+
+def _built(log: StepLog, what: str, described: Mapping[str, Any], known: Mapping[str, Any], hint: str = "") -> Any:
+    """The settings that a header describes. LogError for unknown ones, or values of other types than theirs."""
     try:
-        made: Update = build(log.header.update, UPDATES)
+        made = build(described, known)
     except (KeyError, TypeError) as error:
-        raise LogError(
-            f"{log.path} uses update {log.header.update}, which this zerograd does not know; if it is your own, "
-            "pass it: replay(log, model, update=...)"
-        ) from error
+        raise LogError(f"{log.path} uses {what} {described}, which this zerograd does not know{hint}") from error
+    except (ValueError, OverflowError) as error:
+        raise LogError(f"{log.path} uses {what} {described}, which cannot be: {error}") from error
+    for field in fields(made):
+        value, kinds = described.get(field.name, field.default), NUMBERS.get(type(field.default), type(field.default))
+        if type(value) is bool and type(field.default) is not bool or not isinstance(value, kinds):
+            raise LogError(f"{log.path} uses {what} {described}: {field.name} cannot be {value!r:.80}")
     return made
 
 

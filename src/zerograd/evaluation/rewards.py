@@ -5,7 +5,8 @@ import inspect
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,10 +41,9 @@ class Reward:
     def load(cls, name: str) -> "Reward":
         """Import "module:function"; modules of the current folder are found. RewardError if there is none."""
         module, _, attribute = name.partition(":")
-        if os.getcwd() not in sys.path:
-            sys.path.insert(0, os.getcwd())
         try:
-            function = getattr(importlib.import_module(module), attribute)
+            with _current_folder_first():
+                function = getattr(importlib.import_module(module), attribute)
         except Exception as error:  # a module of the user's may raise anything
             raise RewardError(
                 f"cannot load the reward function {name!r}: {type(error).__name__}: {error}; write module:function, "
@@ -97,6 +97,22 @@ class Reward:
             except Exception:
                 return f"row {example.index}, completion {completion!r}"
         return f"rows {', '.join(str(e.index) for e in examples)} together, and none of them alone"
+
+
+@contextmanager
+def _current_folder_first() -> Iterator[None]:
+    """Inside, modules of the current folder are found before all others; afterwards behind all others.
+
+    (A function may import there when it is called. First for good, a `datasets.py` would hide the library.)
+    """
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+        if here not in sys.path:
+            sys.path.append(here)
 
 
 def _is_number(value: Any) -> bool:

@@ -22,10 +22,9 @@ def save_base(path: Path, parameters: Parameters) -> None:
                     flat.cpu().view(torch.uint8).numpy().tofile(file)
     except OSError as error:
         raise OSError(
-            error.errno,
-            f"cannot write the base weights to {path} ({parameters.nbytes / 2**20:.0f} MB): {error.strerror}. They are "
-            "needed for load_best_model_at_end; free some space or turn that off.",
-        ) from error
+            f"cannot write the base weights to {path} ({parameters.nbytes / 2**20:.1f} MB): {error.strerror or error}. "
+            "They are needed for load_best_model_at_end; free some space or turn that off."
+        ) from error  # (NumPy's error has a sentence and no number)
 
 
 def load_base(path: Path, parameters: Parameters) -> None:

@@ -1,5 +1,6 @@
 """`MeZOConfig`: `transformers.TrainingArguments` and the few settings that forward-only training adds."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,10 +12,16 @@ from zerograd.core.scales import SCALINGS
 from zerograd.core.specs import parse
 from zerograd.estimators import ESTIMATORS
 from zerograd.schedules import parse_schedule
+from zerograd.training.ranges import check_ranges
 from zerograd.training.settings import WEIGHTS, documented
 from zerograd.updates import UPDATES
 
 OWN = ("distribution", "rank", "blocks", "probing", "extra_byte", "allow_unread")  # called the same in `MeZO`
+NO_AUTO_BATCH = (
+    "auto_find_batch_size=True starts the loop again, with a smaller batch, over weights that logged steps have moved, "
+    "and a resumed run could not know with which batch: leave it out, and take a smaller per_device_train_batch_size "
+    "(gradient_accumulation_steps keeps the batch of a step; `zerograd plan` says what fits)"
+)
 SAVING = ("end", "checkpoints", "never")
 DECIDING = (  # of `TrainingArguments`' own settings: which of them decide how the weights move
     "weight_decay", "per_device_train_batch_size", "gradient_accumulation_steps", "seed", "data_seed",
@@ -73,6 +80,14 @@ class MeZOArguments:
     save_full_model: str = "end"
     resume: bool = False
 
+    def check(self) -> None:
+        """ValueError for a setting that cannot be, whatever the model."""
+        check_ranges(vars(self))
+        self.optimizer_settings(1)
+        check_probing(self.probing)
+        if self.save_full_model not in SAVING:
+            raise ValueError(f"unknown save_full_model {self.save_full_model!r}; choose one of {', '.join(SAVING)}")
+
     def optimizer_settings(self, max_steps: int, epoch: int = 1) -> dict[str, Any]:
         """The settings as `MeZO` takes them.
 
@@ -109,7 +124,8 @@ class MeZOConfig(MeZOArguments, TrainingArguments):
         max_grad_norm (float, default 0.0): Must stay 0: there is no gradient to clip.
 
     Raises:
-        ValueError: A setting out of range, or `fp16=True`, which scales the loss for backpropagation.
+        ValueError: A setting out of range, `fp16=True`, which scales the loss for backpropagation, or
+            `auto_find_batch_size=True`, which starts a run again over weights that it has moved.
     """
 
     learning_rate: Annotated[float, WEIGHTS] = 1e-6
@@ -117,16 +133,20 @@ class MeZOConfig(MeZOArguments, TrainingArguments):
     max_grad_norm: float = 0.0
 
     def __post_init__(self) -> None:
-        self.optimizer_settings(max(1, self.max_steps))  # raises ValueError for a setting that cannot be
-        check_probing(self.probing)
-        if self.save_full_model not in SAVING:
-            raise ValueError(f"unknown save_full_model {self.save_full_model!r}; choose one of {', '.join(SAVING)}")
-        if self.fp16:
-            raise ValueError(
-                "fp16=True scales the loss for backpropagation, which MeZO does not do; load the model in float16 "
-                "instead (dtype=torch.float16, --dtype float16)"
-            )
-        if self.max_grad_norm:
-            raise ValueError(f"max_grad_norm={self.max_grad_norm} cannot be applied: MeZO has no gradient to clip")
+        self.check()
+        check_unused(vars(self))
         self.metric_given = self.metric_for_best_model is not None  # the Trainer fills in the loss
         super().__post_init__()
+
+
+def check_unused(values: Mapping[str, Any]) -> None:
+    """ValueError for what the Trainer does with backpropagation alone, and would not do here."""
+    if values.get("auto_find_batch_size"):
+        raise ValueError(NO_AUTO_BATCH)
+    if values.get("fp16"):
+        raise ValueError(
+            "fp16=True scales the loss for backpropagation, which MeZO does not do; load the model in float16 "
+            "instead (dtype=torch.float16, --dtype float16)"
+        )
+    if values.get("max_grad_norm"):
+        raise ValueError(f"max_grad_norm={values['max_grad_norm']} cannot be applied: MeZO has no gradient to clip")

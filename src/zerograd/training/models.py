@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, BitsAndBytesConfig
 
 from zerograd.tasks.model_kind import is_masked_lm
@@ -32,7 +31,9 @@ def load_config(name: str) -> Any:
     name, _ = base_and_adapter(name, None)
     try:
         return AutoConfig.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # its own checks, and Python's own errors where a file holds something else
         raise _model_error(name, error) from error
 
 
@@ -57,7 +58,7 @@ def read_adapter_config(folder: str | Path) -> PeftConfig:
     """The settings of a saved adapter. ModelError if there are none."""
     try:
         return PeftConfig.from_pretrained(str(folder))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # as above
         raise ModelError(f"the folder {folder} does not hold an adapter of peft: {error}") from error
 
 
@@ -103,7 +104,9 @@ def load_model(
     try:
         model: Any = auto.from_pretrained(name, dtype=DTYPES[dtype], **more)
         tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of files that were damaged the readers raise a dozen unrelated types
         raise _model_error(name, error) from error
     for module in model.modules():
         # bitsandbytes rearranges 4-bit weights for some CPUs, and its state_dict() then leaves them unusable
@@ -119,7 +122,9 @@ def load_adapter(model: Any, folder: str | Path) -> Any:
     config = read_adapter_config(folder)
     try:
         adapted: Any = PeftModel.from_pretrained(model, str(folder), is_trainable=not config.is_prompt_learning)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # as above
         raise ModelError(f"the adapter {folder} does not fit the model: {_first_line(error)}") from error
     if config.is_prompt_learning:  # peft loads these for inference only
         adapted.active_peft_config.inference_mode = False
@@ -141,8 +146,10 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
         for path in temporary.iterdir():
             os.replace(path, folder / path.name)
         temporary.rmdir()
-    except (OSError, SafetensorError) as error:
+    except Exception as error:  # of a full disk: OSError, SafetensorError, and of tokenizers a bare Exception
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, MemoryError):
+            raise
         raise OSError(
             f"cannot save the model to {folder}: {error}. Free some space and run the command again."
         ) from error

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -24,7 +25,7 @@ from zerograd.core.optimizer import MeZO
 from zerograd.core.probe import Parts
 from zerograd.core.steplog import StepLog
 from zerograd.training.checkpoints import load_base, save_base
-from zerograd.training.config import MeZOArguments, MeZOConfig
+from zerograd.training.config import NO_AUTO_BATCH, MeZOArguments, MeZOConfig
 from zerograd.training.models import save_model
 from zerograd.training.task_trainer import TaskTrainer
 
@@ -69,15 +70,12 @@ class MeZOMixin:
                 "this trainer has put its best checkpoint into the model; to train on, make a new one (with another "
                 "output_dir to start from these weights, or from the base weights with resume=True to go on)"
             )
+        if self.args.auto_find_batch_size:
+            raise ValueError(NO_AUTO_BATCH)
         asked = resume_from_checkpoint is True or (self.mezo_args.resume and resume_from_checkpoint is None)
         if asked and self.log_path.exists():
             self._resuming = True
-            done = len(StepLog.read(self.log_path).steps)
-            if 0 < self.args.max_steps < done:
-                raise ValueError(
-                    f"{self.log_path} already holds {done} steps, max_steps is {self.args.max_steps}: resume with at "
-                    "least as many, or replay the log with --step for an earlier model"
-                )
+            check_length(StepLog.read(self.log_path), self.args.max_steps)
             last = last_whole_checkpoint(Path(self.args.output_dir), self.args.max_steps)
             resume_from_checkpoint = None if last is None else str(last)
         if offloaded_to(self.model) is not None:
@@ -88,7 +86,10 @@ class MeZOMixin:
                 self._save_whole()
             return output
         finally:
-            (Path(self.args.output_dir) / BASE_NAME).unlink(missing_ok=True)  # a resumed run writes it again
+            if self.mezo is not None:  # else the folder may be another run's
+                (Path(self.args.output_dir) / BASE_NAME).unlink(missing_ok=True)  # a resumed run writes it again
+                if self.mezo.log is not None:
+                    self.mezo.log.unlock()
 
     def _save_whole(self: Any) -> None:
         """The trained model and its tokenizer in `output_dir`, whole or not at all where the model can."""
@@ -195,6 +196,20 @@ class MeZOMixin:
             folder.mkdir(parents=True, exist_ok=True)
             self.mezo.log.copy_to(folder / LOG_NAME, self.mezo.steps_done)
 
+    def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
+        """As the Trainer's; one that cannot be written whole is removed."""
+        try:
+            super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        except (OSError, RuntimeError, SafetensorError) as error:  # PyTorch's writer raises the second
+            folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+            raise OSError(
+                f"cannot write the checkpoint {folder}: {(str(error).splitlines() or [type(error).__name__])[0]}. The "
+                f"run is in its log up to step {self.state.global_step}: free some space and resume."
+            ) from error
+
     def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
         """A checkpoint of ours holds no weights: note its step, to which `create_optimizer` replays."""
         log = Path(resume_from_checkpoint) / LOG_NAME
@@ -251,6 +266,16 @@ class MeZOTrainer(MeZOMixin, TaskTrainer):  # type: ignore[misc]
             if self.mezo.perturber.name == "streamed":
                 logger.warning(SLOW_GENERATION)
         return optimizer
+
+
+def check_length(log: StepLog, max_steps: int) -> None:
+    """ValueError where a run that is to go on to `max_steps` (where that is above 0) has more steps already."""
+    done = len(log.steps)
+    if 0 < max_steps < done:
+        raise ValueError(
+            f"{log.path} already holds {done} steps, max_steps is {max_steps}: resume with at least as many, or replay "
+            "the log with --step for an earlier model"
+        )
 
 
 def last_whole_checkpoint(output_dir: Path, max_steps: int) -> Path | None:

@@ -10,6 +10,7 @@ from zerograd.tasks import Task
 from zerograd.training.adapters import Tuning
 from zerograd.training.config import MeZOArguments
 from zerograd.training.presets import Preset
+from zerograd.training.ranges import check_ranges
 from zerograd.training.settings import WEIGHTS, deciding, pick
 
 PAPER_SEEDS = (13, 21, 42, 87, 100)  # of the splits of 16 examples a class
@@ -87,9 +88,14 @@ def _parse(text: str) -> tuple[str, str, list[Any]]:
         pick(MeZOArguments, {name: right}).optimizer_settings(max_steps=1)  # raises for what cannot be
         return pattern, name, [right]
     try:
-        return pattern, name, [kind(v) for v in right.split(",")]
+        values = [kind(v) for v in right.split(",")]
     except ValueError:
         raise ValueError(f"--set {text!r}: {right!r} is no number, nor a list of numbers") from None
+    for value in values:
+        check_ranges({name: value})
+        if name in MEZO:
+            pick(MeZOArguments, {name: value}).check()
+    return pattern, name, values
 
 
 def check_methods(methods: Sequence[Method], args: Any, tuning: Tuning, task: Task) -> None:

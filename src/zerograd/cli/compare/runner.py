@@ -19,11 +19,13 @@ from zerograd.cli.arguments import DataArguments, splits_of, task_of
 from zerograd.cli.compare.grid import SETTINGS, check_methods, points_of, read_seeds
 from zerograd.cli.compare.methods import DEFAULT, METHODS, Method, get_method, run_method
 from zerograd.cli.compare.table import print_table, write_table
-from zerograd.cli.report import command_line, shown, write_json
+from zerograd.cli.output import LOCK, as_written, read_json, write_json, write_whole, writing
+from zerograd.cli.report import command_line, shown
 from zerograd.tasks import TASKS
 from zerograd.training.adapters import Tuning
 from zerograd.training.models import check_model
 from zerograd.training.settings import documented, pick
+from zerograd.training.trainer import LOG_NAME
 
 FEW = 16  # examples of a class up to which the paper's grids are those of k = 16
 
@@ -96,18 +98,18 @@ def compare(args: CompareArguments, tuning: Tuning) -> Path:
     data = vars(pick(DataArguments, vars(args)))
     if task.name in TASKS:
         data["task"] = task.name
-    shared = {"data": data, "tuning": vars(tuning)}
-    _write_plan(folder, shared, plan, seeds)
     runs = [
         PlannedRun(method, seed, point, settings, folder / method.name / f"seed-{seed}" / point)
         for seed in seeds
         for method in methods
         for point, settings in plan[method.name].items()
     ]
-    try:
-        failed = _run_all(runs, args, tuning)
-    finally:  # after Ctrl-C too: an older table would look whole
-        table = write_table([folder])
+    with writing(folder):
+        _write_plan(folder, {"data": data, "tuning": vars(tuning)}, plan, seeds)
+        try:
+            failed = _run_all(runs, args, tuning)
+        finally:  # after Ctrl-C too: an older table would look whole
+            table = write_table([folder])
     print_table(table)
     if failed:
         listed = "\n".join(f"  {run.folder}: {reason}" for run, reason in failed)
@@ -128,18 +130,25 @@ def _write_plan(folder: Path, shared: dict[str, Any], plan: dict[str, Any], seed
     note = folder / "compare.json"
     before: dict[str, Any] = {"methods": {}}
     if note.is_file():
-        before = json.loads(note.read_text(encoding="utf-8"))
-        other = [
-            f"{key} {before[part].get(key)!r} (here {value!r})"
-            for part, values in shared.items()
-            for key, value in values.items()
-            if before[part].get(key) != value
-        ]
+        before = read_json(note)
+        with as_written(note):
+            other = [
+                f"{key} {before[part].get(key)!r} (here {value!r})"
+                for part, values in shared.items()
+                for key, value in values.items()
+                if before[part].get(key) != value
+            ]
         if other:
             raise ValueError(f"{folder} holds a comparison with {', '.join(other)}; choose another --output_dir")
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif any(path.name != LOCK for path in folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty and holds no comparison; choose another --output_dir")
-    methods = before["methods"]
+    with as_written(note):
+        methods = _added(folder, before["methods"], plan, seeds)
+    write_json(note, {**shared, "methods": methods})
+
+
+def _added(folder: Path, methods: dict[str, Any], plan: dict[str, Any], seeds: list[int]) -> dict[str, Any]:
+    """The methods that a folder compares, with those that are asked for. ValueError where one has other settings."""
     for name, points in plan.items():
         if name in methods and methods[name]["points"] != points:
             raise ValueError(
@@ -148,8 +157,7 @@ def _write_plan(folder: Path, shared: dict[str, Any], plan: dict[str, Any], seed
             )
         known = methods.get(name, {}).get("seeds", [])
         methods[name] = {"seeds": known + [s for s in seeds if s not in known], "points": points}
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(note, {**shared, "methods": methods})
+    return methods
 
 
 def _short(points: dict[str, Any]) -> str:
@@ -170,7 +178,7 @@ def _run_all(runs: list[PlannedRun], args: CompareArguments, tuning: Tuning) -> 
                 failed.append((run, error))
                 bar.write(f"{name}: failed: {error}")
                 continue
-            results = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
+            results = read_json(run.folder / "results.json")
             metric = results["metric"]
             bar.write(f"{name}: {metric} {shown(metric, results['test'][metric])}, {results['seconds']:.0f} s")
     return failed
@@ -181,8 +189,7 @@ def _run(run: PlannedRun, data: DataArguments, tuning: Tuning) -> str | None:
     run.folder.mkdir(parents=True, exist_ok=True)
     settings = {"method": run.method.name, "seed": run.seed, "settings": run.settings}
     write_json(run.folder / "run.json", {**settings, "data": vars(data), "tuning": vars(tuning)})
-    for name in ("steps.zlog", "error.txt"):  # of a run that was cut short
-        (run.folder / name).unlink(missing_ok=True)
+    (run.folder / "error.txt").unlink(missing_ok=True)
     status = _run_process(run.folder)
     if status == 0 and run.finished:
         return None
@@ -198,16 +205,18 @@ def _run_process(folder: Path) -> int:
 
 def run_planned(folder: Path) -> int:
     """Make the result of one run from its `run.json`; returns the exit status."""
-    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    run = read_json(folder / "run.json")
     try:
-        results = run_method(
-            get_method(run["method"]), DataArguments(**run["data"]), Tuning(**run["tuning"]), run["settings"],
-            run["seed"], folder,
-        )  # fmt: skip
+        with writing(folder):  # its parent may have been killed, and another wait for the same run
+            (folder / LOG_NAME).unlink(missing_ok=True)  # of a run that was cut short
+            results = run_method(
+                get_method(run["method"]), DataArguments(**run["data"]), Tuning(**run["tuning"]), run["settings"],
+                run["seed"], folder,
+            )  # fmt: skip
+            write_json(folder / "results.json", {**results, "seed": run["seed"], "settings": run["settings"]})
     except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
-        (folder / "error.txt").write_text(str(error) or type(error).__name__)
+        write_whole(folder / "error.txt", (str(error) or type(error).__name__).encode())
         raise
-    write_json(folder / "results.json", {**results, "seed": run["seed"], "settings": run["settings"]})
     return 0
 
 

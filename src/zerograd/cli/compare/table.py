@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import statistics
 import textwrap
 from collections.abc import Sequence
@@ -12,8 +11,9 @@ from typing import Any
 
 from zerograd.cli.compare.grid import MEZO
 from zerograd.cli.compare.methods import METHODS
+from zerograd.cli.output import as_written, read_json, write_picture, write_whole, writing
 from zerograd.cli.report import SHARES
-from zerograd.core.safety import whole_file
+from zerograd.core.lock import InUseError
 
 SHORT = {
     "learning_rate": "lr", "per_device_train_batch_size": "batch", "max_steps": "steps", "num_probes": "n",
@@ -62,8 +62,9 @@ def read_lines(folder: Path) -> list[Line]:
     note = folder / "compare.json"
     if not note.is_file():
         raise FileNotFoundError(f"{folder} holds no comparison (no compare.json); `zerograd compare` makes one")
-    planned = json.loads(note.read_text(encoding="utf-8"))["methods"]
-    return [_line(folder, name, planned[name]) for name in METHODS if name in planned]
+    with as_written(note):
+        planned = read_json(note)["methods"]
+        return [_line(folder, name, planned[name]) for name in METHODS if name in planned]
 
 
 def _line(folder: Path, name: str, plan: dict[str, Any]) -> Line:
@@ -71,8 +72,9 @@ def _line(folder: Path, name: str, plan: dict[str, Any]) -> Line:
     for seed in plan["seeds"]:
         paths = [folder / name / f"seed-{seed}" / point / "results.json" for point in plan["points"]]
         if all(path.is_file() for path in paths):  # half a grid would choose otherwise than a whole one
-            runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-            chosen.append(max(runs, key=_dev) if len(runs) > 1 else runs[0])
+            runs = [read_json(path) for path in paths]
+            with as_written(paths[0].parent.parent):
+                chosen.append(max(runs, key=_dev) if len(runs) > 1 else runs[0])
     line = Line(name, METHODS[name].about, len(chosen), len(plan["seeds"]))
     if not chosen:
         return line
@@ -107,15 +109,13 @@ def write_table(folders: Sequence[Path]) -> Path:
     """Write table.md, table.csv and table.png of comparisons into the first's folder; returns the first's path."""
     tables = {folder: read_lines(folder) for folder in folders}
     path = folders[0] / "table.md"
-    with whole_file(path) as file:
-        file.write("\n".join(_markdown(folder, lines) for folder, lines in tables.items()).encode())
+    write_whole(path, _markdown_of(tables).encode())
     text = io.StringIO()
     writer = csv.DictWriter(text, ["folder", *asdict(Line("", "", 0, 0))])
     writer.writeheader()
     for folder, lines in tables.items():
         writer.writerows({"folder": str(folder), **asdict(line)} for line in lines)
-    with whole_file(path.with_suffix(".csv")) as file:
-        file.write(text.getvalue().encode())
+    write_whole(path.with_suffix(".csv"), text.getvalue().encode())
     _draw(path.with_suffix(".png"), tables)
     return path
 
@@ -128,12 +128,27 @@ def print_table(path: Path) -> None:
 
 def report(operands: list[str]) -> None:
     """`zerograd report`: the table and picture of comparisons again, by their folders."""
-    print_table(write_table([Path(folder) for folder in operands]))
+    folders = [Path(folder) for folder in operands]
+    tables = {folder: read_lines(folder) for folder in folders}
+    try:
+        with writing(folders[0]):
+            print_table(write_table(folders))
+    except InUseError as error:  # a look at a comparison that goes on
+        print(f"{_markdown_of(tables)}\nnot written: {error}")
+
+
+def _markdown_of(tables: dict[Path, list[Line]]) -> str:
+    return "\n".join(_markdown(folder, lines) for folder, lines in tables.items())
 
 
 def describe(folder: Path) -> str:
     """What is compared, in one line."""
-    data = json.loads((folder / "compare.json").read_text(encoding="utf-8"))["data"]
+    note = folder / "compare.json"
+    with as_written(note):
+        return _description(read_json(note)["data"])
+
+
+def _description(data: dict[str, Any]) -> str:
     model = data["model"]
     what = [data["task"] or "own data", "built-in demo" if model is None else Path(model).name]
     what += ["/".join(Path(data["data"]).parts[-3:])] if data["data"] is not None else []
@@ -207,4 +222,4 @@ def _draw(path: Path, tables: dict[Path, list[Line]]) -> None:
             axis.tick_params(axis="x", rotation=45, labelsize=8)
         if unfinished(lines):
             bottom.set_xlabel("NOT FINISHED: " + textwrap.fill(unfinished(lines), 60), fontsize=8, color="tab:red")
-    figure.savefig(path, dpi=130)
+    write_picture(path, figure)

@@ -3,8 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from numbers import Real
 from typing import ClassVar
 
+import numpy as np
 import torch
 
 from zerograd.core.directions import Direction
@@ -20,17 +22,28 @@ def as_floats(losses: Sequence[Loss]) -> list[float]:
 
     Raises:
         ValueError: A loss that is no scalar.
-        TypeError: A 16-bit loss.
+        TypeError: A 16-bit loss, or what is no real number.
     """
     for loss in losses:
-        if isinstance(loss, torch.Tensor) and loss.numel() != 1:
-            raise ValueError(f"the closure must return a scalar loss, got a tensor of shape {tuple(loss.shape)}")
-        if isinstance(loss, torch.Tensor) and loss.dtype in (torch.float16, torch.bfloat16):
-            raise TypeError(
-                f"the closure returned a {loss.dtype} loss: the difference of two such losses is mostly rounding. "
-                "Compute the loss in float32, e.g. F.cross_entropy(logits.float(), labels)."
-            )
-    return [float(loss) for loss in losses]
+        if isinstance(loss, (torch.Tensor, np.ndarray, np.generic)):
+            _check_array(loss)
+        elif isinstance(loss, bool) or not isinstance(loss, Real):
+            raise TypeError(f"the closure must return its loss as a tensor of one number or a float, got {loss!r:.80}")
+    return [float(loss.item() if isinstance(loss, np.ndarray) else loss) for loss in losses]
+
+
+def _check_array(loss: torch.Tensor | np.ndarray | np.generic) -> None:
+    size = loss.numel() if isinstance(loss, torch.Tensor) else loss.size
+    if size != 1:
+        raise ValueError(f"the closure must return a scalar loss, got a tensor of shape {tuple(loss.shape)}")
+    name = str(loss.dtype).removeprefix("torch.")
+    if name.startswith("float") and loss.dtype.itemsize < 4 or name == "bfloat16":
+        raise TypeError(
+            f"the closure returned a {loss.dtype} loss: the difference of two such losses is mostly rounding. "
+            "Compute the loss in float32, e.g. F.cross_entropy(logits.float(), labels)."
+        )
+    if not name.startswith(("float", "int", "uint")):
+        raise TypeError(f"the closure must return its loss as a real number, got one of dtype {loss.dtype}")
 
 
 def value_of(loss: Loss) -> Loss:
