@@ -46,6 +46,8 @@ class FirstStep:
             found = [*perturber.in_turn(watched, cs[:1]), *perturber.in_turn(watched, cs[1:])]
         if self._compiled:
             perturber.side_by_side = False
+        elif probe == 0 and perturber.look_beneath(waves, cs[0]):
+            found = perturber.in_turn(waves, cs)
         if probe == 0 and perturber.bears_company and len(cs) > 1:
             _try_lockstep(perturber, waves, cs, as_floats([loss for side in found for loss in side]))
         return found
