@@ -14,7 +14,9 @@ from zerograd.core.perturb.operations import storage_of, unwrapped
 
 
 def extent(t: torch.Tensor) -> int:
-    """Bytes from a tensor's first element to the end of its last."""
+    """Bytes from a tensor's first element to the end of its last; of a nested one to the end of its storage."""
+    if t.is_nested:
+        return t.untyped_storage().nbytes()
     return (sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) + 1) * t.element_size()
 
 

@@ -47,6 +47,8 @@ class FirstStep:
             found = [*perturber.in_turn(witnessed or watched, cs[:1]), *perturber.in_turn(witnessed or watched, cs[1:])]
         if self._compiled:
             perturber.side_by_side = False
+        elif probe == 0 and perturber.look_beneath(waves, cs[0]):
+            found = perturber.in_turn(waves, cs)
         if tries and perturber.bears_company:
             reason = self._try_company(perturber, witnessed, cs)
             if reason:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch.utils._python_dispatch import _disable_current_modes
 
 Function = Callable[..., Any]
 
@@ -56,12 +57,15 @@ def in_transform() -> bool:
 
 
 @contextmanager
-def outside_transforms() -> Iterator[None]:
-    """Inside, tensors are plain."""
-    if not in_transform():
-        yield
-        return
-    with temporarily_clear_interpreter_stack():
+def plain(modes: bool) -> Iterator[None]:
+    """Inside, no transform wraps what is computed and, with `modes`, no dispatch mode sees it."""
+    if modes and torch._C._len_torch_dispatch_stack():
+        with _disable_current_modes(), temporarily_clear_interpreter_stack():
+            yield
+    elif in_transform():
+        with temporarily_clear_interpreter_stack():
+            yield
+    else:
         yield
 
 

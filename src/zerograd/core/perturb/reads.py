@@ -8,6 +8,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
 from zerograd.core.interrupts import held
@@ -23,7 +24,7 @@ from zerograd.core.perturb.operations import (
     in_transform,
     is_metadata,
     name_of,
-    outside_transforms,
+    plain,
     results_of,
     row_read,
     swapped,
@@ -36,6 +37,7 @@ from zerograd.core.perturb.scratch import Scratch, is_vector
 if TYPE_CHECKING:
     from zerograd.core.perturb.first_step import FirstStep
 
+BY_NAME = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)
 HELD = 16 << 20  # bytes; a forward that holds larger arguments than this, and than the weight, waits for no other
 
 
@@ -68,6 +70,7 @@ class Reads(TorchFunctionMode):
         self._memory = Memory(()) if memory is None else memory
         self._lockstep, self._first = lockstep, first_step
         self.guard = Guard(entries, self._memory)
+        self._depth = torch._C._len_torch_dispatch_stack()
         self._raw: dict[int, torch.Tensor] = {}  # copies whose memory was handed out
 
     def covers(self, key: int) -> bool:
@@ -148,9 +151,10 @@ class Reads(TorchFunctionMode):
     ) -> Any:
         """Run an operation on perturbed copies of every trainable tensor among its arguments, or of their `parts`."""
         parts, values = parts or {}, (*args, *kwargs.values())
-        offsets = self._wait(values, parts)
+        # a lane cannot be put aside inside the dispatch of a custom operation, or of one by its own name
+        offsets = (self._c,) if isinstance(func, BY_NAME) else self._wait(values, parts)
         needed = {id(t): t for t in tensors_in(values) if id(t) in self._entries}
-        with outside_transforms():
+        with plain(self._scratch.looks):
             copies = {key: self._copy(tensor, offsets, parts.get(key)) for key, tensor in needed.items()}
         result = None
         try:
@@ -185,7 +189,9 @@ class Reads(TorchFunctionMode):
 
     def _wait(self, values: tuple[Any, ...], parts: Mapping[int, Rows]) -> Sequence[float]:
         """Wait for the other lanes; returns how far along the direction those are that read the same here."""
-        if self._lockstep is None or torch._C._current_graph_task_id() != -1:  # a backward pass cannot be put aside
+        # a backward pass cannot be put aside, nor a level of forward-mode differentiation, of which there is one
+        busy = torch._C._current_graph_task_id() != -1 or forward_ad._current_level != -1
+        if self._lockstep is None or busy:
             return [self._c]
         held = weight = 0
         key = []
@@ -243,7 +249,7 @@ class Reads(TorchFunctionMode):
 
     def _lasting(self, tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) not in self._raw:
-            with outside_transforms():
+            with plain(self._scratch.looks):
                 self._raw[id(tensor)] = self._scratch.lasting(self._entries[id(tensor)], self._c)
         return self._raw[id(tensor)]
 
@@ -257,9 +263,12 @@ class Reads(TorchFunctionMode):
     def _rows(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
         """The perturbed result of an operation that reads rows of one matrix only, or None for any other."""
         read = row_read(func, args, kwargs)
-        if read is None or in_transform():
+        if read is None or in_transform() or torch._C._len_torch_dispatch_stack() > self._depth:
             return None
-        weight, index, least = read
+        with plain(self._scratch.looks):
+            return self._rows_of(*read)
+
+    def _rows_of(self, weight: Any, index: Any, least: int) -> torch.Tensor | None:
         if id(weight) not in self._entries or weight.dim() < 1 or not weight.is_contiguous() or not len(weight):
             return None
         entry, count, c = self._entries[id(weight)], weight.shape[0], self._c

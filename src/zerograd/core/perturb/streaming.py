@@ -9,7 +9,7 @@ reads are computed; a large matrix is multiplied in parts. Forwards in lockstep 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -18,6 +18,7 @@ import numpy as np
 from zerograd.core.directions import Direction
 from zerograd.core.parameters import Parameters, Trainable
 from zerograd.core.perturb.aliases import Memory, Views
+from zerograd.core.perturb.beneath import Beneath
 from zerograd.core.perturb.callers import warn_user
 from zerograd.core.perturb.company import Modules
 from zerograd.core.perturb.lockstep import Lockstep
@@ -128,6 +129,20 @@ class Streaming(Perturber):
             results = super().losses(waves, cs)
         return results
 
+    def look_beneath(self, waves: Waves, c: float) -> bool:
+        """One more forward: whether kernels read tensors that the function mode did not see; from now on by snapshot.
+
+        A forward that fails while it is looked at says nothing, for it has run without.
+        """
+        self._follow()
+        beneath = Beneath(self._memory)
+        with suppress(Exception), beneath, self.at(c):
+            for wave in waves:
+                for closure in wave:
+                    closure()
+        self._unseen |= {entry for entry in beneath.met if self._direction.moves(entry)}
+        return self._take_aliased()
+
     @property
     def bears_company(self) -> bool:
         """Whether forwards may share what they read: nothing is written over the weights meanwhile."""
@@ -182,8 +197,8 @@ class Streaming(Perturber):
         self._followed = None
         listed = ", ".join(f"{e.name} ({e.nbytes / 2**20:.1f} MB)" for e in new)
         warn_user(
-            f"the forward reads {listed} through a view made before the probe; probed by snapshot instead of streamed, "
-            "which keeps one copy of that size."
+            f"the forward reads {listed} through a view made before the probe, or in code that PyTorch hides; probed by "
+            "snapshot instead of streamed, which keeps one copy of that size."
         )
         return True
 
