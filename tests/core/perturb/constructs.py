@@ -462,7 +462,8 @@ held("state_dict", lambda m: X @ m.state_dict()["a"] + dict(m.named_parameters()
 held("pickled", lambda m: X @ pickle.loads(pickle.dumps(m.a)))
 held("saved", lambda m: X @ saved(m.a))
 held("load_state_dict", lambda m: m.load_state_dict(m.state_dict()) and PRODUCT(m),
-     refused={"streamed": r"writes to trainable tensor '\w' \(copy_\)"})  # fmt: skip
+     refused={"streamed": r"writes to trainable tensor '\w' \(copy_\)",
+              "in_place": r"itself writes to trainable tensor '\w', and in place"})  # fmt: skip
 held("parameters in a dataclass", lambda m: (lambda box: X @ box["a"][0])({"a": [m.a]}))
 held("parameters_to_vector", lambda m: nn.utils.parameters_to_vector([m.a, m.b]))
 held("a parameter replaced", lambda m: replaced(m), alone=True)

@@ -36,15 +36,15 @@ class FirstStep:
 
     def losses(self, perturber: Perturber, waves: Waves, cs: Sequence[float], probe: int) -> list[list[Loss]]:
         """As `Perturber.losses`, with all eyes open."""
-        watched = [[partial(self._without_random_numbers, closure) for closure in wave] for wave in waves]
         if not isinstance(perturber, Streaming):
             if probe == 0:
                 self._watch(waves, isinstance(perturber, InPlace))
-            return perturber.losses(watched, cs)
+            return perturber.losses(self._watched(waves), cs)
         tries = probe == 0 and perturber.side_by_side and len(cs) > 1
-        witnessed = [[Witnessed(closure) for closure in wave] for wave in watched] if tries else []
+        witnessed = [[Witnessed(closure) for closure in wave] for wave in waves] if tries else []
+        watched = self._watched(witnessed or waves)
         with perturber.watched_by(self):
-            found = [*perturber.in_turn(witnessed or watched, cs[:1]), *perturber.in_turn(witnessed or watched, cs[1:])]
+            found = [*perturber.in_turn(watched, cs[:1]), *perturber.in_turn(watched, cs[1:])]
         if self._compiled:
             perturber.side_by_side = False
         elif probe == 0 and perturber.look_beneath(waves, cs[0]):
@@ -119,6 +119,9 @@ class FirstStep:
         self._read.update(read)
         self.modules.note()
         self._compiled = self._compiled or in_compiled_code()
+
+    def _watched(self, waves: Waves) -> Waves:
+        return [[partial(self._without_random_numbers, closure) for closure in wave] for wave in waves]
 
     def _without_random_numbers(self, closure: Closure) -> Loss:
         before = self._generators()
