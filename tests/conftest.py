@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton looks at it when it is imported
@@ -14,6 +15,11 @@ if not torch.cuda.is_available():
 from architectures import ARCHITECTURES, make_tiny  # noqa: E402
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+# the same examples on every machine, however slow it is
+settings.register_profile("zerograd", derandomize=True, deadline=None, max_examples=100, database=None)
+settings.load_profile("zerograd")
 
 
 def pytest_configure() -> None:

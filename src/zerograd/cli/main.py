@@ -108,9 +108,6 @@ def _explained(args: list[str]) -> int:
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # of transformers, about peft
-    from zerograd.core.optimizer import NonFiniteLossError
-    from zerograd.core.safety import ProbeError
-
     trace = "--traceback" in args
     rest = [a for a in args[1:] if a != "--traceback"]
     try:
@@ -124,10 +121,13 @@ def _explained(args: list[str]) -> int:
         return 130
     except BrokenPipeError:
         raise
-    except (ValueError, TypeError, OSError, MemoryError, NonFiniteLossError, ProbeError) as error:
-        if trace:
+    except (ValueError, TypeError, OSError, MemoryError, RuntimeError, IndexError) as error:
+        if (
+            trace
+        ):  # (the last two are PyTorch's, of a model that cannot be run, with its own calls behind the first line)
             raise
-        print(f"zerograd: error: {error}\n(--traceback shows where)", file=sys.stderr)
+        said = str(error) if isinstance(error, (ValueError, OSError)) else (str(error).splitlines() or [""])[0]
+        print(f"zerograd: error: {said or type(error).__name__}\n(--traceback shows where)", file=sys.stderr)
         return 1
     return 0
 

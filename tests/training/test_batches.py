@@ -1,0 +1,69 @@
+"""Every row is in a batch exactly once an epoch, and a resumed run sees the batches of one that never stopped."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from zerograd import MeZOConfig, MeZOTrainer
+from zerograd.evaluation.evaluate import batches
+from zerograd.evaluation.packing import pack
+from zerograd.tasks import Query
+from zerograd.tasks.prompts import Example
+
+
+class Mean(torch.nn.Module):
+    """One weight; its loss is a function of the rows it is given, which it notes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen: list[list[int]] = []
+
+    def forward(self, row: torch.Tensor) -> dict[str, torch.Tensor]:
+        if not self.seen or self.seen[-1] != row.tolist():
+            self.seen.append(row.tolist())
+        return {"loss": (self.weight - row.float().mean()).square().sum()}
+
+
+def train(folder: Path, rows: int, batch: int, accumulated: int, seed: int, steps: int) -> list[list[int]]:
+    """The batches of a run that goes on, or begins, up to a number of steps; logged steps are not looked at again."""
+    more: dict[str, Any] = {"use_cpu": True, "disable_tqdm": True, "save_full_model": "never", "resume": True}
+    config = MeZOConfig(
+        str(folder), per_device_train_batch_size=batch, gradient_accumulation_steps=accumulated, seed=seed,
+        max_steps=steps, save_strategy="no", report_to="none", logging_strategy="no", **more,
+    )  # fmt: skip
+    model = Mean()
+    MeZOTrainer(model, config, train_dataset=[{"row": i} for i in range(rows)]).train()
+    return model.seen
+
+
+@given(st.integers(2, 12), st.integers(1, 5), st.integers(1, 3), st.integers(0, 2**32 - 1), st.data())
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+def test_rows_an_epoch(rows: int, batch: int, accumulated: int, seed: int, data: st.DataObject) -> None:
+    size = -(-rows // batch)  # micro-batches of an epoch
+    an_epoch = -(-size // accumulated)
+    with tempfile.TemporaryDirectory() as folder:
+        whole = train(Path(folder) / "whole", rows, batch, accumulated, seed, 2 * an_epoch)
+        for epoch in (whole[:size], whole[size:]):
+            assert sorted(row for one in epoch for row in one) == list(range(rows))
+        cut = data.draw(st.integers(1, 2 * an_epoch))
+        part = train(Path(folder) / "part", rows, batch, accumulated, seed, cut)
+        rest = train(Path(folder) / "part", rows, batch, accumulated, seed, 2 * an_epoch)
+        assert part + rest == whole
+        logs = [(Path(folder) / name / "steps.zlog").read_bytes() for name in ("whole", "part")]
+        assert logs[0] == logs[1]
+
+
+@given(st.lists(st.tuples(st.integers(1, 300), st.lists(st.integers(1, 4), min_size=1, max_size=3)), max_size=60))
+def test_forwards_share_examples_and_lose_none(sizes: list[tuple[int, list[int]]]) -> None:
+    examples = [
+        pack(Example(i, {"index": i}, Query("p"), [1] * context, [[2] * length for length in answers]))
+        for i, (context, answers) in enumerate(sizes)
+    ]
+    for vocabulary in (1, 50_000):
+        found = [packed.example.index for group in batches(examples, vocabulary) for packed in group]
+        assert sorted(found) == list(range(len(sizes)))
