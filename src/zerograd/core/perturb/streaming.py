@@ -187,8 +187,8 @@ class Streaming(Perturber):
         self._followed = None
         listed = ", ".join(f"{e.name} ({e.nbytes / 2**20:.1f} MB)" for e in new)
         warn_user(
-            f"the forward reads {listed} through a view made before the probe, or in code that PyTorch hides; probed by "
-            "snapshot instead of streamed, which keeps one copy of that size."
+            f"the forward reads {listed} through a view made before the probe, or in code that PyTorch hides; probed "
+            "by snapshot instead of streamed, which keeps one copy of that size."
         )
         return True
 
