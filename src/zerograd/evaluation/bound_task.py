@@ -16,9 +16,9 @@ from transformers import PreTrainedTokenizerBase
 
 from zerograd.evaluation.evaluate import Prediction, accuracy, candidate_loss, score_candidates
 from zerograd.evaluation.generate import generate
-from zerograd.evaluation.logprobs import packable_length
 from zerograd.evaluation.losses import LOSSES, answer_loss
 from zerograd.evaluation.metrics import RATINGS, mean
+from zerograd.evaluation.packable import packable_length
 from zerograd.evaluation.packing import Batch, collate
 from zerograd.evaluation.rewards import Reward
 from zerograd.evaluation.virtual_tokens import virtual_tokens
@@ -34,7 +34,7 @@ class BoundTask:
     Args:
         prompter: The task's prompts for the model's tokenizer.
         pad_token_id: Fills batches.
-        packed_length: As `zerograd.evaluation.logprobs.packable_length` says for the model.
+        packed_length: As `zerograd.evaluation.packable.packable_length` says for the model.
         vocabulary: Size of the model's vocabulary.
     """
 
