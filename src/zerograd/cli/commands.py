@@ -15,7 +15,7 @@ from zerograd.cli.arguments import (
     splits_of,
     task_of,
 )
-from zerograd.cli.preflight import check_device
+from zerograd.cli.preflight import check_device, check_fits, refuse_encoder_decoder
 from zerograd.cli.report import (
     command_line,
     draw_curve,
@@ -32,11 +32,12 @@ from zerograd.core.perturb.offload import offload
 from zerograd.core.steplog import StepLog, holds_run
 from zerograd.evaluation.bound_task import BoundTask
 from zerograd.evaluation.evaluate import Prediction
+from zerograd.tasks.model_kind import model_kind
 from zerograd.tasks.prompts import Example
 from zerograd.training.adapters import Tuning
 from zerograd.training.config import MeZOConfig
-from zerograd.training.linear_probe import linear_probe
-from zerograd.training.models import check_model, demo_folder, load_model, save_model
+from zerograd.training.linear_probe import NO_PROBE, linear_probe
+from zerograd.training.models import check_model, demo_folder, load_config, load_model, save_model
 from zerograd.training.presets import defaults_for, get_preset, kind_of_adapter, preset_remark
 from zerograd.training.settings import MODEL, PROMPT, ROWS, deciding
 from zerograd.training.trainer import LOG_NAME
@@ -111,7 +112,7 @@ def _described(data: DataArguments, setup: Setup) -> dict[str, Any]:
         "method": {
             "name": "mezo",
             "tune": setup.tuned,
-            "model_kind": "masked" if setup.bound.prompter.masked else "causal",
+            "model_kind": model_kind(setup.model.config),
             "trainable_parameters": setup.trainable,
         },
         "objective": setup.bound.objective,
@@ -127,6 +128,7 @@ def evaluate(args: EvalArguments) -> None:
     check_model(args.model, dtype, args.quantize)
     check_device(args.model, dtype, args.offload, args.quantize)
     task = task_of(args)
+    check_fits(args.model, args.adapter, task, None)
     splits = splits_of(args, task, args.seed)
     start = args.adapter if run is None else run.start(args.adapter)
     model, tokenizer = load_model(
@@ -165,6 +167,7 @@ def probe_head(args: LinearProbeArguments) -> None:
     _refuse_full(folder)
     if args.adapter is not None or args.quantize is not None or args.offload:
         raise ValueError("a probe is fitted to a model's own head: leave out --adapter, --quantize and --offload")
+    refuse_encoder_decoder(load_config(args.model), NO_PROBE)
     setup = set_up(args, None, args.seed)
     bound, model = setup.bound, setup.model
     _print_all([setup.sizes, *setup.notes])

@@ -11,7 +11,7 @@ from typing import Any
 from peft import PeftModel
 
 from zerograd.cli.arguments import DataArguments, EvalArguments, TaskArguments, splits_of, task_of
-from zerograd.cli.preflight import check_device
+from zerograd.cli.preflight import check_device, check_fits
 from zerograd.cli.report import write_json
 from zerograd.core.header import LogError
 from zerograd.core.perturb.offload import offload
@@ -109,6 +109,7 @@ def set_up(
     masked = check_model(data.model, data.dtype, data.quantize)
     check_device(data.model, data.dtype, data.offload, data.quantize)
     task = task_of(data)
+    check_fits(data.model, data.adapter, task, tuning)
     splits = splits_of(data, task, seed)
     resumed = start is not None and start.is_dir()
     adapter = start if resumed else data.adapter

@@ -3,10 +3,11 @@
 from typing import Any
 
 import torch
+from transformers.modeling_outputs import BaseModelOutput
 
 from zerograd.evaluation.head import AnswerHead
 from zerograd.evaluation.packing import PackedBatch
-from zerograd.evaluation.virtual_tokens import base_forward
+from zerograd.evaluation.virtual_tokens import base_forward, base_model
 
 
 def read_logits(model: Any, batch: PackedBatch, label_ids: torch.Tensor | None = None) -> torch.Tensor:
@@ -30,6 +31,8 @@ def read_states(model: Any, batch: PackedBatch) -> torch.Tensor:
 def _forward(model: Any, batch: PackedBatch, label_ids: torch.Tensor | None) -> tuple[AnswerHead, torch.Tensor]:
     inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     forward = model
+    if batch.source_ids is not None:
+        inputs, forward = _decoder_inputs(model, batch), base_model(model)
     if batch.segments is not None:
         inputs |= {"attention_mask": _segment_mask(batch.segments, model.dtype), "position_ids": batch.position_ids}
         forward = base_forward(model)
@@ -38,6 +41,17 @@ def _forward(model: Any, batch: PackedBatch, label_ids: torch.Tensor | None) -> 
     with AnswerHead(model, batch, label_ids) as head:
         logits = forward(**inputs).logits
     return head, logits
+
+
+def _decoder_inputs(model: Any, batch: PackedBatch) -> dict[str, Any]:
+    """The inputs of an encoder-decoder model; where an example has several rows, the encoder reads it once for all."""
+    assert batch.source_ids is not None and batch.source_mask is not None and batch.source_row is not None
+    inputs = {"decoder_input_ids": batch.input_ids, "decoder_attention_mask": batch.attention_mask}
+    if len(batch.source_row) == len(batch.source_ids):
+        return {"input_ids": batch.source_ids, "attention_mask": batch.source_mask, **inputs}
+    states = base_model(model).get_encoder()(input_ids=batch.source_ids, attention_mask=batch.source_mask)[0]
+    outputs = BaseModelOutput(last_hidden_state=states[batch.source_row])
+    return {"encoder_outputs": outputs, "attention_mask": batch.source_mask[batch.source_row], **inputs}
 
 
 def token_scores(model: Any, batch: PackedBatch) -> torch.Tensor:

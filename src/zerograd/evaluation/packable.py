@@ -10,13 +10,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from peft import PeftModel
 
 from zerograd.core.device import compute_device
 from zerograd.evaluation.logprobs import token_scores
 from zerograd.evaluation.packing import pack, stack
 from zerograd.evaluation.twin import VOCABULARY, WINDOW, twin_of, windows
-from zerograd.evaluation.virtual_tokens import virtual_tokens
+from zerograd.evaluation.virtual_tokens import base_model, virtual_tokens
 from zerograd.tasks import Query
 from zerograd.tasks.prompts import Example
 
@@ -30,7 +29,7 @@ def packable_length(model: Any) -> int:
 
     Layers with a sliding window would need a mask of their own beyond the window.
     """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = base_model(model)
     if "position_ids" not in inspect.signature(base.forward).parameters or not hasattr(model, "dtype"):
         return 0
     if not _takes_the_mask(model):
