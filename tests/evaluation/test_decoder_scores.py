@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from encoder_decoders import CONFIGS, NAMES, make, make_tokenizer
 
+from encoder_decoders import CONFIGS, NAMES, make, make_tokenizer
 from zerograd.evaluation.bound_task import BoundTask
 from zerograd.evaluation.losses import answer_loss, cross_entropy, error_rate
 from zerograd.evaluation.packing import collate

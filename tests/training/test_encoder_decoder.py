@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from encoder_decoders import make, make_tokenizer, save
 from peft import PeftModel
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from architectures import same, state
+from encoder_decoders import make, make_tokenizer, save
 from zerograd import MeZOConfig, MeZOTrainer, Task, Tuning, apply_tuning, load_model, replay
 from zerograd.cli.main import main
 from zerograd.training.models import demo_folder

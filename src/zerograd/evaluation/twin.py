@@ -21,7 +21,9 @@ SIZES: tuple[tuple[str, int | None], ...] = tuple(
     for size, patterns in (
         (None, ("mamba_.*(groups|expand|conv)|n_groups|.*kernel.*|.*expand.*|.*(stride|ratio|factor|multiplier).*",)),
         (VOCABULARY, ("(.*_)?vocab_size(_.*)?", "n_vocab")),
+        # beyond so many tokens a token does not see all others
         (WINDOW, (".*window(_size|_len)?", ".*chunk_(size|length)", "local_attention")),
+        (WINDOW, ("index_topk", "(index_)?block_size")),
         (POSITIONS, ("n_positions", "n_ctx", "(max|.*_max)_(position_embeddings|source_positions|target_positions)")),
         (POSITIONS, ("max_seq_len(gth)?", "max_sequence_length", "max_length", "seq_length", "context_length")),
         (HEADS // 2, ("(.*_)?(num_)?(key_value|kv)_heads", "n_kv_heads?", "num_(key_value|query)_groups?")),
@@ -33,7 +35,7 @@ SIZES: tuple[tuple[str, int | None], ...] = tuple(
         (16, ("(.*_)?(lora_rank|dt_rank|time_step_rank)", "hidden_size_per_layer_input", "(.*_)?rank")),
         (4, ("(num|n|moe_num)_(local_|routed_)?experts", "moe_num_experts", "num_experts_?.*[^k]")),
         (2, ("(num_)?experts_per_tok(en)?", "num_selected_experts", "(moe_)?top_?k(_experts)?", "moe_k")),
-        (1, ("n_group", "topk_group", "(num|n)_shared_experts?", "moe_num_shared_experts")),
+        (1, ("index_topk_blocks", "n_group", "topk_group", "(num|n)_shared_experts?", "moe_num_shared_experts")),
         (64, (".*intermediate_size", "(.*_)?(ffn_dim|ffn_hidden_size|d_ff|n_inner|ff_dim|d_inner|d_mlp|mlp_dim)")),
         (32, ("(.*_)?hidden_size", "(.*_)?(d_model|n_embd|embed_dim|embedding_size|hidden_dim|emb_dim|dim)")),
         (
@@ -43,6 +45,7 @@ SIZES: tuple[tuple[str, int | None], ...] = tuple(
     )
     for pattern in patterns
 )
+UNKNOWN = re.compile(r"(?!.*(layers|pattern|expert)).*(window|chunk|topk|top_k|span|budget|local_att).*")
 TOKEN = re.compile(r".*(token_id|token_index|_token|bos|eos|pad|sep|cls)(_id|_index)?")
 
 
@@ -107,6 +110,13 @@ def twin_of(model: Any) -> Any:
 
 
 def windows(config: Any) -> list[int]:
-    """The windows and chunks of a configuration's text model, in tokens."""
-    values = vars(config.get_text_config()).items()
-    return [v for name, v in values if type(v) is int and v > 0 and _size(name) == WINDOW]
+    """The windows and chunks of a configuration's text model, in tokens.
+
+    Raises:
+        ValueError: It has a number that may be one by its name, and that a twin does not make small.
+    """
+    values = {k: v for k, v in vars(config.get_text_config()).items() if type(v) is int and v > 1}
+    unknown = [name for name in values if _size(name) is None and UNKNOWN.fullmatch(name)]
+    if unknown:
+        raise ValueError(f"what {unknown[0]} bounds is not known")
+    return [v for name, v in values.items() if _size(name) == WINDOW]
