@@ -17,9 +17,10 @@ from zerograd import MeZO
 from zerograd.evaluation.bound_task import BoundTask
 from zerograd.evaluation.evaluate import score_candidates
 from zerograd.evaluation.head import AnswerHead
-from zerograd.evaluation.logprobs import UNLIMITED, packable_length, read_logits
+from zerograd.evaluation.logprobs import read_logits
 from zerograd.evaluation.losses import LOSSES, answer_loss, cross_entropy, error_rate
 from zerograd.evaluation.metrics import RATINGS
+from zerograd.evaluation.packable import UNLIMITED, packable_length
 from zerograd.evaluation.packing import CALL_TOKENS, WAVE, Batch, bounded, cheapest_cuts, collate, pack, stack
 from zerograd.tasks import TASKS, Query
 from zerograd.tasks.data import SplitSizes, load_splits

@@ -114,10 +114,52 @@ def test_every_masked_row(shared: Path, name: str) -> None:
         assert query.correct == (row[column],)
         if name in ("mnli", "snli", "rte"):
             first, second = query.prompt.split("?<mask>, ")
-            assert first == row["premise"].strip()[:-1]
-            assert second.lower() == row["hypothesis"].strip().lower()
+            assert first == row["premise"][:-1]
+            assert second.lower() == row["hypothesis"].lower()
             assert second[:1] == second[:1].lower()
     assert count >= 1000
+
+
+@pytest.mark.parametrize("name", ["mnli", "snli", "rte"])
+@pytest.mark.parametrize(
+    ("premise", "hypothesis", "prompt"),
+    [
+        (" He left.", "He went.", " He left?<mask>, he went."),
+        ("He left. ", "He went. ", "He left.?<mask>, he went. "),  # the last character is the space
+        ("  He left.  ", " He went.", "  He left. ?<mask>,  He went."),  # and the first one, too
+    ],
+)
+def test_masked_pairs_keep_the_outer_spaces_of_their_texts(
+    name: str, premise: str, hypothesis: str, prompt: str
+) -> None:
+    row = {"premise": premise, "hypothesis": hypothesis, "label": 0}
+    assert TASKS[name].query(row, masked=True).prompt == prompt
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "masked", "prompt"),
+    [  # what the reference strips and what it takes as it is
+        ("sst2", {"sentence": " so so . ", "label": 0}, False, "so so . It was"),
+        ("sst2", {"sentence": " so so . ", "label": 0}, True, "so so . It was<mask>."),
+        ("sst5", {"text": " so so . ", "label": 0}, True, "so so . It was<mask>."),
+        ("trec", {"text": " Who ? ", "coarse_label": 0}, True, "<mask>: Who ?"),
+        (
+            "rte",
+            {"premise": " He left. ", "hypothesis": " He went. ", "label": 0},
+            False,
+            'He left. \nDoes this mean that " He went. " is true? Yes or No?\n',
+        ),
+        (
+            "squad",
+            {"title": "T", "context": " C. ", "question": " Why? ", "answers": {"text": ["a"]}},
+            False,
+            "Title: T\nContext:  C. \nQuestion: Why?\nAnswer:",
+        ),
+        ("copa", {**TASKS["copa"].example, "premise": "It melted. "}, False, "It melted because"),
+    ],
+)
+def test_outer_spaces_of_the_other_tasks(name: str, row: dict[str, Any], masked: bool, prompt: str) -> None:
+    assert TASKS[name].query(row, masked).prompt == prompt
 
 
 def test_every_example_of_a_task_renders() -> None:

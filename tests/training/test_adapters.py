@@ -13,7 +13,8 @@ from transformers import AutoTokenizer
 from architectures import MASKED, VOCABULARY, Letters, loss_closure, make_tiny, same, state
 from zerograd import LogError, MeZO, StepLog, replay
 from zerograd.evaluation.generate import generate
-from zerograd.evaluation.logprobs import candidate_scores, packable_length
+from zerograd.evaluation.logprobs import candidate_scores
+from zerograd.evaluation.packable import packable_length
 from zerograd.evaluation.packing import pack, stack
 from zerograd.tasks import Query
 from zerograd.tasks.prompts import Example

@@ -16,7 +16,7 @@ from zerograd.cli.arguments import (
     task_of,
 )
 from zerograd.cli.output import as_written, refuse_file, write_json, writing
-from zerograd.cli.preflight import check_device, check_rates, check_typed
+from zerograd.cli.preflight import check_device, check_fits, check_rates, check_typed, refuse_encoder_decoder
 from zerograd.cli.report import command_line, draw_curve, shown, versions, write_findings, write_predictions
 from zerograd.cli.run import (
     RESULTS,
@@ -36,11 +36,12 @@ from zerograd.core.perturb.offload import offload
 from zerograd.core.steplog import StepLog, holds_run
 from zerograd.evaluation.bound_task import BoundTask
 from zerograd.evaluation.evaluate import Prediction
+from zerograd.tasks.model_kind import model_kind
 from zerograd.tasks.prompts import Example
 from zerograd.training.adapters import Tuning
 from zerograd.training.config import MeZOConfig
-from zerograd.training.linear_probe import linear_probe
-from zerograd.training.models import check_model, demo_folder, load_model, save_model
+from zerograd.training.linear_probe import NO_PROBE, linear_probe
+from zerograd.training.models import check_model, demo_folder, load_config, load_model, save_model
 from zerograd.training.presets import defaults_for, get_preset, kind_of_adapter, preset_remark
 from zerograd.training.settings import MODEL, PROMPT, ROWS, deciding
 from zerograd.training.trainer import LOG_NAME
@@ -127,7 +128,7 @@ def _described(model: str | None, setup: Setup) -> dict[str, Any]:
         "method": {
             "name": "mezo",
             "tune": setup.tuned,
-            "model_kind": "masked" if setup.bound.prompter.masked else "causal",
+            "model_kind": model_kind(setup.model.config),
             "trainable_parameters": setup.trainable,
         },
         "objective": setup.bound.objective,
@@ -145,6 +146,7 @@ def evaluate(args: EvalArguments) -> None:
     check_model(args.model, dtype, args.quantize)
     check_device(args.model, dtype, args.offload, args.quantize)
     task = task_of(args)
+    check_fits(args.model, args.adapter, task, None)
     splits = splits_of(args, task, args.seed)
     start = args.adapter if run is None else run.start(args.adapter)
     model, tokenizer = load_model(
@@ -183,6 +185,7 @@ def probe_head(args: LinearProbeArguments) -> None:
     """Fit a linear probe, put it into the model's head and save the model: a start for training, or a result."""
     if args.adapter is not None or args.quantize is not None or args.offload:
         raise ValueError("a probe is fitted to a model's own head: leave out --adapter, --quantize and --offload")
+    refuse_encoder_decoder(load_config(args.model), NO_PROBE)
     folder = Path(args.output_dir)
     with writing(folder, empty=True):
         setup = set_up(args, None, args.seed)

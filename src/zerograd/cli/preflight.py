@@ -6,13 +6,17 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, SchedulerType, get_scheduler
+from transformers import SchedulerType, get_scheduler
 
 from zerograd.cli.plan.shapes import FAMILIES
 from zerograd.core.device import free_host_bytes, free_memory_bytes, shown_bytes
-from zerograd.tasks.model_kind import is_masked_lm
+from zerograd.tasks import Task
+from zerograd.tasks.model_kind import NO_VIRTUAL, check_task, is_encoder_decoder
+from zerograd.training.adapters import Tuning, check_tuning
 from zerograd.training.config import MeZOArguments, MeZOConfig, check_unused
-from zerograd.training.models import DTYPES, ModelError, demo_folder, load_config
+from zerograd.training.models import DTYPES, ModelError, auto_class, load_config
+from zerograd.training.prefix import AdapterError
+from zerograd.training.presets import kind_of_adapter
 from zerograd.training.ranges import check_ranges
 from zerograd.training.settings import pick
 
@@ -41,11 +45,31 @@ def check_rates(config: MeZOConfig) -> None:
 
 def weight_bytes(config: Any, dtype: torch.dtype | None) -> int:
     """Bytes of a model's weights, without making them; in the dtype that its configuration names where None."""
-    auto = AutoModelForMaskedLM if is_masked_lm(config) else AutoModelForCausalLM
+    auto = auto_class(config)
     saved = config.dtype
     with torch.device("meta"):
         model = auto.from_config(config, dtype=dtype or (saved if isinstance(saved, torch.dtype) else torch.float32))
     return sum(p.nbytes for p in model.parameters())
+
+
+def check_fits(name: str | None, adapter: str | None, task: Task, tuning: Tuning | None) -> None:
+    """Raise where a kind of model cannot do a task, or cannot be tuned so, by its configuration alone.
+
+    Raises:
+        PromptError, AdapterError: It cannot.
+    """
+    config = load_config(name)
+    check_task(config, task)
+    if tuning is not None:
+        check_tuning(config, tuning)
+    if is_encoder_decoder(config) and kind_of_adapter(name, adapter) in ("prefix", "prompt"):
+        raise AdapterError(f"the adapter of this encoder-decoder model ({config.model_type}): {NO_VIRTUAL}")
+
+
+def refuse_encoder_decoder(config: Any, reason: str) -> None:
+    """ModelError with the reason where a model has an encoder and a decoder."""
+    if config.is_encoder_decoder:
+        raise ModelError(f"{config.model_type} is an encoder-decoder model, and {reason}")
 
 
 def check_device(name: str | None, dtype: str, offload: bool, quantize: str | None) -> None:
@@ -64,7 +88,7 @@ def check_device(name: str | None, dtype: str, offload: bool, quantize: str | No
         raise ModelError("--offload keeps weights in main memory for a GPU, and this machine has none: leave it out")
     if not offload and not torch.cuda.is_available():
         return
-    config = load_config(name or str(demo_folder("model")))
+    config = load_config(name)
     if quantize is not None or getattr(config, "quantization_config", None) is not None:
         return  # how large they will be is not in the configuration
     need = weight_bytes(config, chosen if isinstance(chosen, torch.dtype) else None)

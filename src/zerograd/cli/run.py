@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from zerograd.cli.arguments import DataArguments, EvalArguments, TaskArguments, splits_of, task_of
 from zerograd.cli.output import as_written, read_json, write_json
-from zerograd.cli.preflight import check_device
+from zerograd.cli.preflight import check_device, check_fits
 from zerograd.core.header import LogError
 from zerograd.core.perturb.offload import offload
 from zerograd.core.replay import replay
@@ -110,6 +110,7 @@ def set_up(
     masked = check_model(data.model, data.dtype, data.quantize)
     check_device(data.model, data.dtype, data.offload, data.quantize)
     task = task_of(data)
+    check_fits(data.model, data.adapter, task, tuning)
     splits = splits_of(data, task, seed)
     resumed = start is not None and start.is_dir()
     adapter = start if resumed else data.adapter

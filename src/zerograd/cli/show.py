@@ -9,7 +9,7 @@ from zerograd.cli.arguments import PromptsArguments, task_of
 from zerograd.cli.report import command_line
 from zerograd.tasks import MESSAGES, TASKS, Task, TaskError
 from zerograd.tasks.data import DataError, default_split, load_split
-from zerograd.tasks.model_kind import context_length, is_masked_lm
+from zerograd.tasks.model_kind import check_task, context_length, decoder_start, is_encoder_decoder, is_masked_lm
 from zerograd.tasks.prompts import Prompter
 from zerograd.training.models import ModelError, load_config
 
@@ -105,7 +105,10 @@ def _prompter(task: Task, name: str) -> Prompter:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except Exception as error:  # of a damaged file the readers raise a dozen unrelated types
         raise ModelError(f"cannot load the tokenizer of {name!r}: {error}") from error
-    return Prompter(task, tokenizer, is_masked_lm(config), context_length(config, tokenizer))
+    check_task(config, task)
+    start = decoder_start(config) if is_encoder_decoder(config) else None
+    limit = context_length(config, tokenizer)
+    return Prompter(task, tokenizer, is_masked_lm(config), limit, decoder_start=start)
 
 
 def _print_row(shown: dict[str, Any], number: int) -> None:
@@ -126,7 +129,8 @@ def _print_row(shown: dict[str, Any], number: int) -> None:
 def _print_tokens(prompter: Prompter, row: Any) -> None:
     """What the tokenizer makes of a row: the prompt as the model gets it, and the scored tokens of each answer."""
     (example,), truncation = prompter.encode([row])
-    print(f"    as {len(example.context)} tokens: {prompter.tokenizer.decode(example.context)!r}")
+    read = example.context if example.source is None else example.source
+    print(f"    as {len(read)} tokens: {prompter.tokenizer.decode(read)!r}")
     for answer in example.continuations:
         text = example.context + answer if example.position is None else answer
         spans = example.spans if example.position is None else ((0, None),)

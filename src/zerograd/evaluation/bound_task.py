@@ -16,14 +16,21 @@ from transformers import PreTrainedTokenizerBase
 
 from zerograd.evaluation.evaluate import Prediction, accuracy, candidate_loss, score_candidates
 from zerograd.evaluation.generate import generate
-from zerograd.evaluation.logprobs import packable_length
 from zerograd.evaluation.losses import LOSSES, answer_loss
 from zerograd.evaluation.metrics import RATINGS, mean
+from zerograd.evaluation.packable import packable_length
 from zerograd.evaluation.packing import Batch, collate
 from zerograd.evaluation.rewards import Reward
 from zerograd.evaluation.virtual_tokens import virtual_tokens
 from zerograd.tasks import Row, Task, get_task
-from zerograd.tasks.model_kind import context_length, is_masked_lm
+from zerograd.tasks.model_kind import (
+    NO_VIRTUAL,
+    check_task,
+    context_length,
+    decoder_start,
+    is_encoder_decoder,
+    is_masked_lm,
+)
 from zerograd.tasks.prompts import Example, Prompter, PromptError
 
 
@@ -34,7 +41,7 @@ class BoundTask:
     Args:
         prompter: The task's prompts for the model's tokenizer.
         pad_token_id: Fills batches.
-        packed_length: As `zerograd.evaluation.logprobs.packable_length` says for the model.
+        packed_length: As `zerograd.evaluation.packable.packable_length` says for the model.
         vocabulary: Size of the model's vocabulary.
     """
 
@@ -53,10 +60,14 @@ class BoundTask:
         if tokenizer is None:
             raise PromptError("a task needs the tokenizer: pass processing_class=tokenizer")
         task = get_task(task) if isinstance(task, str) else task
+        check_task(model.config, task)
         generated = task.goal.generates or task.kind == "generation"
+        if is_encoder_decoder(model.config) and virtual_tokens(model):
+            raise PromptError(NO_VIRTUAL)
         limit = context_length(model.config, tokenizer) - virtual_tokens(model)
         masked = is_masked_lm(model.config)
-        prompter = Prompter(task, tokenizer, masked, limit, task.max_new_tokens if generated else 0)
+        start = decoder_start(model.config, model.generation_config) if is_encoder_decoder(model.config) else None
+        prompter = Prompter(task, tokenizer, masked, limit, task.max_new_tokens if generated else 0, start)
         if generated and masked:
             raise PromptError(
                 f"objective {task.goal.name!r} lets the model write, which a masked language model cannot do"
@@ -65,7 +76,7 @@ class BoundTask:
         return cls(
             prompter,
             pad_token_id=int(pad if pad is not None else tokenizer.eos_token_id or 0),
-            packed_length=0 if masked or prompter.label_ids is not None else packable_length(model),
+            packed_length=packable_length(model) if not masked and start is None and not prompter.label_ids else 0,
             vocabulary=model.get_input_embeddings().weight.shape[0],
         )
 
@@ -125,7 +136,9 @@ class BoundTask:
         if self.generates:
             return {"batch": Batch((), len(examples), prompts=tuple(examples))}
         continuations = self.task.goal.continuations
-        label_ids = self.prompter.label_ids if continuations == "all" else None
+        # some encoder-decoder models add a bias to the logits of all words behind their head
+        labelled = continuations == "all" and self.prompter.decoder_start is None
+        label_ids = self.prompter.label_ids if labelled else None
         batch = collate(
             examples, self.pad_token_id, continuations=continuations,
             in_one_row=max(e.length for e in examples) <= self.packed_length, label_ids=label_ids,
@@ -147,9 +160,11 @@ class BoundTask:
 
     def generate(self, model: Any, examples: Sequence[Example], bar: Any = None) -> list[str]:
         """Greedy answers to the examples' contexts."""
+        encoded = bool(examples) and examples[0].source is not None
         return generate(
-            model, self.prompter.tokenizer, [e.context for e in examples], stop=self.task.stop,
-            max_new_tokens=self.task.max_new_tokens, pad_token_id=self.pad_token_id, bar=bar,
+            model, self.prompter.tokenizer, [e.context if e.source is None else e.source for e in examples],
+            stop=self.task.stop, max_new_tokens=self.task.max_new_tokens, pad_token_id=self.pad_token_id, bar=bar,
+            decoder_start=examples[0].context if encoded else None,
         )  # fmt: skip
 
     def predict(self, model: Any, examples: Sequence[Example], progress: bool = True) -> list[Prediction]:

@@ -1,10 +1,11 @@
-"""Answers in the model's own words: batched, left-padded, greedy, until a stop."""
+"""Answers in the model's own words: batched, padded, greedy, until a stop."""
 
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from zerograd.core.device import compute_device
@@ -17,18 +18,19 @@ MAX_TOKENS = 8192  # prompt tokens a batch, padding included
 @torch.no_grad()
 def generate(
     model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]], *, max_new_tokens: int,
-    stop: str | None, pad_token_id: int, bar: Any = None,
+    stop: str | None, pad_token_id: int, bar: Any = None, decoder_start: list[int] | None = None,
 ) -> list[str]:  # fmt: skip
     """The most likely continuation of each prompt, token by token, as text without the stop and outer spaces.
 
     Args:
-        model: A causal language model.
+        model: A causal or encoder-decoder language model.
         tokenizer: Its tokenizer.
         prompts: Token ids.
         max_new_tokens: Tokens after which an answer ends in any case.
         stop: Text that ends an answer, as the end of text does; None: only the end of text.
         pad_token_id: Fills the rows' starts.
         bar: A progress bar, moved on by each batch.
+        decoder_start: Where an encoder reads the prompts: the tokens that every answer begins with.
 
     Returns:
         The answers, in the order of the prompts.
@@ -37,25 +39,36 @@ def generate(
     ends = _end_tokens(tokenizer, model, stop)
     # with virtual tokens peft makes a cache of its own, and counts positions from the start of the padding
     virtual = virtual_tokens(model) > 0
-    fixed = getattr(model, "_can_compile_fullgraph", False) and not virtual
+    fixed = getattr(model, "_can_compile_fullgraph", False) and not virtual and decoder_start is None
     config = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, temperature=1.0, top_k=50, top_p=1.0,
         repetition_penalty=1.0, eos_token_id=ends or None, pad_token_id=pad_token_id, use_cache=True,
-        return_dict_in_generate=False, disable_compile=True,
+        return_dict_in_generate=False, disable_compile=True, min_length=0, no_repeat_ngram_size=0,
+        encoder_no_repeat_ngram_size=0, decoder_start_token_id=decoder_start[0] if decoder_start else None,
         # a cache of fixed size is written in place; the growing one is copied at every token
         cache_implementation="static" if fixed else None,
     )  # fmt: skip
     answers = [""] * len(prompts)
     for chosen in _batches(prompts, padded=not virtual):
-        longest = max(len(prompts[i]) for i in chosen)
-        ids = torch.tensor([[pad_token_id] * (longest - len(prompts[i])) + prompts[i] for i in chosen], device=device)
-        mask = torch.tensor([[0] * (longest - len(prompts[i])) + [1] * len(prompts[i]) for i in chosen], device=device)
-        made = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-        for i, text in zip(chosen, tokenizer.batch_decode(made[:, longest:], skip_special_tokens=True), strict=True):
+        side = "left" if decoder_start is None else "right"
+        ids = _padded([prompts[i] for i in chosen], pad_token_id, side).to(device)
+        mask = _padded([[1] * len(prompts[i]) for i in chosen], 0, side).to(device)
+        more, before = {}, ids.shape[1]
+        if decoder_start is not None:
+            more, before = (
+                {"decoder_input_ids": torch.tensor([decoder_start] * len(chosen)).to(device)},
+                len(decoder_start),
+            )
+        made = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **more)
+        for i, text in zip(chosen, tokenizer.batch_decode(made[:, before:], skip_special_tokens=True), strict=True):
             answers[i] = (text.partition(stop)[0] if stop else text).strip()
         if bar is not None:
             bar.update(len(chosen))
     return answers
+
+
+def _padded(rows: list[list[int]], filler: int, side: str) -> torch.Tensor:
+    return pad_sequence([torch.tensor(r) for r in rows], batch_first=True, padding_value=filler, padding_side=side)
 
 
 def _batches(prompts: Sequence[list[int]], padded: bool) -> list[list[int]]:

@@ -1,20 +1,13 @@
 """Log-probabilities of answers: one forward for all candidates of an example, logits only where they are read."""
 
-import inspect
 from typing import Any
 
 import torch
-from peft import PeftModel
+from transformers.modeling_outputs import BaseModelOutput
 
-from zerograd.core.device import compute_device
 from zerograd.evaluation.head import AnswerHead
-from zerograd.evaluation.packing import PackedBatch, pack, stack
-from zerograd.evaluation.virtual_tokens import base_forward
-from zerograd.tasks import Query
-from zerograd.tasks.prompts import Example
-
-UNLIMITED = 1_000_000
-SAME = {torch.float32: 1e-4, torch.float64: 1e-4}  # how far packed scores may be from plain ones; 16-bit: 5 %
+from zerograd.evaluation.packing import PackedBatch
+from zerograd.evaluation.virtual_tokens import base_forward, base_model
 
 
 def read_logits(model: Any, batch: PackedBatch, label_ids: torch.Tensor | None = None) -> torch.Tensor:
@@ -38,6 +31,8 @@ def read_states(model: Any, batch: PackedBatch) -> torch.Tensor:
 def _forward(model: Any, batch: PackedBatch, label_ids: torch.Tensor | None) -> tuple[AnswerHead, torch.Tensor]:
     inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     forward = model
+    if batch.source_ids is not None:
+        inputs, forward = _decoder_inputs(model, batch), base_model(model)
     if batch.segments is not None:
         inputs |= {"attention_mask": _segment_mask(batch.segments, model.dtype), "position_ids": batch.position_ids}
         forward = base_forward(model)
@@ -46,6 +41,17 @@ def _forward(model: Any, batch: PackedBatch, label_ids: torch.Tensor | None) -> 
     with AnswerHead(model, batch, label_ids) as head:
         logits = forward(**inputs).logits
     return head, logits
+
+
+def _decoder_inputs(model: Any, batch: PackedBatch) -> dict[str, Any]:
+    """The inputs of an encoder-decoder model; where an example has several rows, the encoder reads it once for all."""
+    assert batch.source_ids is not None and batch.source_mask is not None and batch.source_row is not None
+    inputs = {"decoder_input_ids": batch.input_ids, "decoder_attention_mask": batch.attention_mask}
+    if len(batch.source_row) == len(batch.source_ids):
+        return {"input_ids": batch.source_ids, "attention_mask": batch.source_mask, **inputs}
+    states = base_model(model).get_encoder()(input_ids=batch.source_ids, attention_mask=batch.source_mask)[0]
+    outputs = BaseModelOutput(last_hidden_state=states[batch.source_row])
+    return {"encoder_outputs": outputs, "attention_mask": batch.source_mask[batch.source_row], **inputs}
 
 
 def token_scores(model: Any, batch: PackedBatch) -> torch.Tensor:
@@ -84,32 +90,3 @@ def _segment_mask(segments: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     allowed = (at[None, :, None] >= at[None, None, :]) & ((seen == 0) | (seen == seeing))
     mask = torch.zeros(allowed.shape, dtype=dtype, device=segments.device)
     return mask.masked_fill(~allowed, torch.finfo(dtype).min).unsqueeze(1)
-
-
-@torch.no_grad()
-def packable_length(model: Any) -> int:
-    """The longest text whose candidates this model can score in one row; 0 where it knows no such attention.
-
-    Found by trying: a short example is scored in one row and in several. Layers with a sliding window would need a mask
-    of their own beyond the window.
-    """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    if "position_ids" not in inspect.signature(base.forward).parameters or not hasattr(model, "dtype"):
-        return 0
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    ids = [3 + i * 7 % max(1, vocabulary - 3) for i in range(12)]
-    query = Query("", ("", "", ""), (0,))
-    example = Example(0, {}, query, ids[:4], [ids[4:7], ids[7:9], ids[9:12]], ((3, None),))
-    device = compute_device(model)
-    scores = []
-    for in_one_row in (True, False):
-        try:
-            scores.append(candidate_scores(model, stack([pack(example, in_one_row=in_one_row)], 0).to(device)))
-        except (TypeError, ValueError, RuntimeError, IndexError):  # a mask of four dimensions is refused
-            return 0
-    tolerance = SAME.get(model.dtype, 0.05)
-    close = bool(((scores[0] - scores[1]).abs() <= tolerance * scores[1].abs().clamp(min=1)).all())
-    windows = [
-        getattr(model.config.get_text_config(), name, None) for name in ("sliding_window", "attention_chunk_size")
-    ]
-    return min([UNLIMITED, *(w for w in windows if isinstance(w, int) and w > 0)]) if close else 0

@@ -42,8 +42,8 @@ class PackedExample:
 
     @property
     def length(self) -> int:
-        """Tokens of the longest row."""
-        return max(map(len, self.rows))
+        """Tokens of the longest row, and of what the encoder reads for it."""
+        return max(map(len, self.rows)) + len(self.example.source or ())
 
     @property
     def is_correct(self) -> list[bool]:
@@ -79,6 +79,8 @@ class PackedBatch:
             all before them.
         position_ids: (rows, length) where there are segments.
         label_ids: (classes,) token ids, where the continuations of every example are exactly these, one token each.
+        source_ids, source_mask: (examples, source length) what an encoder reads; the rows are then its decoder's.
+        source_row: (rows,) the example of each row.
     """
 
     input_ids: torch.Tensor
@@ -95,6 +97,14 @@ class PackedBatch:
     segments: torch.Tensor | None = None
     position_ids: torch.Tensor | None = None
     label_ids: torch.Tensor | None = None
+    source_ids: torch.Tensor | None = None
+    source_mask: torch.Tensor | None = None
+    source_row: torch.Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """Tokens that are fed, padding included."""
+        return self.input_ids.numel() + (0 if self.source_ids is None else self.source_ids.numel())
 
     def to(self, device: Any, non_blocking: bool = False) -> "PackedBatch":
         """The same on a device; tensors that are there already are not copied."""
@@ -141,10 +151,10 @@ class Batch:
         waves: list[list[Batch]] = []
         tokens = WAVE
         for part in self.parts:
-            tokens += part.input_ids.numel()
+            tokens += part.size
             if tokens > WAVE:
                 waves.append([])
-                tokens = part.input_ids.numel()
+                tokens = part.size
             waves[-1].append(replace(self, parts=(part,), examples=1, tokens=1))
         return waves
 
@@ -206,6 +216,7 @@ def stack(examples: Sequence[PackedExample], pad_token_id: int, label_ids: list[
     ids, segments, positions = zip(*(torch.tensor(row).unbind(1) for row in rows), strict=True)
     is_segmented = any(row[-1][1] for row in rows)
     is_labelled = label_ids is not None and all(p.example.continuations == [[i] for i in label_ids] for p in examples)
+    sources = [torch.tensor(p.example.source) for p in examples if p.example.source is not None]
     first_row = _starts(len(p.rows) for p in examples)
     first_logit = _starts(len(p.logits) for p in examples)
     first_continuation = _starts(len(p.numbers) for p in examples)
@@ -224,6 +235,9 @@ def stack(examples: Sequence[PackedExample], pad_token_id: int, label_ids: list[
         segments=pad_sequence(list(segments), batch_first=True, padding_value=PADDING) if is_segmented else None,
         position_ids=pad_sequence(list(positions), batch_first=True) if is_segmented else None,
         label_ids=torch.tensor(label_ids) if is_labelled else None,
+        source_ids=pad_sequence(sources, batch_first=True, padding_value=pad_token_id) if sources else None,
+        source_mask=pad_sequence([torch.ones_like(t) for t in sources], batch_first=True) if sources else None,
+        source_row=_tensor(i for i, p in enumerate(examples) for _ in p.rows) if sources else None,
     )
 
 

@@ -13,6 +13,11 @@ def virtual_tokens(model: Any) -> int:
     return config.num_virtual_tokens if config is not None and config.is_prompt_learning else 0
 
 
+def base_model(model: Any) -> Any:
+    """The model itself, without peft's wrapper; what an adapter put inside stays."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
 def base_forward(model: Any) -> Callable[..., Any]:
     """The forward that takes a mask of four dimensions: the base model's, with the prefix added where there is one.
 

@@ -19,8 +19,11 @@ def _means(row: Row) -> str:
 
 
 def _pair(row: Row) -> str:
-    """Premise without its last character, then the hypothesis with a small first letter (LM-BFF's template)."""
-    premise, hypothesis = str(row["premise"]).strip(), str(row["hypothesis"]).strip()
+    """Premise without its last character, whichever that is, then the hypothesis with a small first letter.
+
+    LM-BFF's template, which takes both texts as they are: their own outer spaces stay.
+    """
+    premise, hypothesis = str(row["premise"]), str(row["hypothesis"])
     return f"{premise[:-1]}?{MASK}, {hypothesis[:1].lower()}{hypothesis[1:]}"
 
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from zerograd.tasks import MASK, Query, Row, Task, TaskError
 from zerograd.tasks.chat import encode_chat
+from zerograd.tasks.targets import end_of_text, target_tokens
 
 SEPARATOR = "\n\n"  # between demonstrations
 BAR_FROM = 2000  # rows from which encoding takes long enough for a progress bar
@@ -27,10 +28,12 @@ class Example:
         index: Row number in its split.
         row: The row.
         query: What it asks, as text.
-        context: Token ids that all candidates share; in generation, the prompt. Special tokens included.
+        context: Token ids that all candidates share; in generation, the prompt. Special tokens included. Where there is
+            an encoder: what the decoder's text begins with.
         continuations: What follows in each candidate (of one only: the answer to learn).
         spans: Ranges of positions in the whole text whose tokens are scored; None ends with the text.
         position: The mask's position; None in causal examples, whose tokens are predicted by the one before.
+        source: Where there is an encoder: token ids that it reads, the prompt.
     """
 
     index: int
@@ -40,6 +43,7 @@ class Example:
     continuations: list[list[int]]
     spans: tuple[tuple[int, int | None], ...] = ()
     position: int | None = None
+    source: list[int] | None = None
 
     @property
     def length(self) -> int:
@@ -75,6 +79,8 @@ class Prompter:
         masked: A masked language model (the label word replaces a mask), else a causal one (it follows the prompt).
         max_length: The model's context in tokens.
         max_new_tokens: Tokens kept free behind the prompt for a generated answer; 0 where none is generated.
+        decoder_start: Where an encoder reads the prompt: the decoder's first token, and the one that is forced behind
+            it, if any; else None.
 
     Raises:
         PromptError: No mask token, label words that do not fit, or a task that a masked model cannot do.
@@ -85,6 +91,7 @@ class Prompter:
     masked: bool
     max_length: int
     max_new_tokens: int = 0
+    decoder_start: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         name = self.tokenizer.name_or_path
@@ -112,7 +119,9 @@ class Prompter:
 
     @cached_property
     def label_tokens(self) -> list[list[int]]:
-        """Token ids of each label word after a prompt (causal) or in place of the mask."""
+        """Token ids of each label word after a prompt (causal), in place of the mask, or in the decoder."""
+        if self.decoder_start is not None:
+            return [target_tokens(self.tokenizer, word)[1] for word in self.task.labels]
         if not self.masked:
             query = self._any_query()
             start = len(self._ids(query.prompt))
@@ -201,6 +210,8 @@ class Prompter:
             ids = self._ids((before + query.prompt).replace(MASK, str(self.tokenizer.mask_token)))
             return Example(index, row, query, ids, self.label_tokens, position=self._mask_position(ids))
         prompt = self._ids(before + query.prompt)
+        if self.decoder_start is not None:
+            return self._for_decoder(index, row, query, prompt)
         texts = query.candidates or ([query.target] if query.target is not None else [])
         wholes = [self._ids(before + text) for text in texts]
         if not query.candidates:
@@ -211,6 +222,19 @@ class Prompter:
         # an objective that generates starts from the prompt; else as much is shared as can be
         shared = start if self.max_new_tokens else min(_common(wholes), min(len(whole) for whole in wholes) - 1)
         return Example(index, row, query, wholes[0][:shared], [whole[shared:] for whole in wholes], ((start, None),))
+
+    def _for_decoder(self, index: int, row: Row, query: Query, source: list[int]) -> Example:
+        """The encoder reads the prompt, the decoder writes the answer and, where it is free text, the end of text."""
+        answers = [text[len(query.prompt) :].strip() for text in query.candidates] or list(query.answers[:1])
+        pairs = [target_tokens(self.tokenizer, text) for text in answers]
+        if not all(body for _, body in pairs):
+            raise TaskError(f"has an empty candidate: {answers!r}")
+        before = pairs[0][0] if pairs else target_tokens(self.tokenizer, "a")[0]
+        end = [] if query.candidates else [end_of_text(self.tokenizer)]
+        start = self.decoder_start or ()
+        context = [*start[:1], *(before or start[1:])]
+        bodies = [body + end for _, body in pairs]
+        return Example(index, row, query, context, bodies, ((len(context), None),), source=source)
 
     def _shortened(self, index: int, row: Row) -> Example:
         """The row with as many words of its passage, from the end, as fit."""
@@ -236,11 +260,14 @@ class Prompter:
 
     def _length(self, example: Example) -> int:
         longest = max(map(len, example.continuations), default=0) if not self.masked else 0
+        if example.source is not None:
+            return max(len(example.source), len(example.context) + max(longest, self.max_new_tokens))
         return len(example.context) + max(longest, self.max_new_tokens)
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, verbose=False)["input_ids"]
-        if not self.masked and len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id:
+        causal = not self.masked and self.decoder_start is None
+        if causal and len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id:
             return ids[:-1]  # some tokenizers close every text, after which no answer would be expected
         return ids
 

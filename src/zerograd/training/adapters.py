@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from peft.utils.constants import DUMMY_TARGET_MODULES, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
+from zerograd.tasks.model_kind import NO_VIRTUAL
 from zerograd.training.prefix import INITS, AdapterError, add_prefix
 from zerograd.training.settings import documented
 
@@ -18,7 +19,7 @@ TUNE = ("full", "lora", "prefix", "prompt", "head")
 # where peft does not know the architecture; some hold queries, keys and values in one matrix
 QUERIES_AND_VALUES = (
     ("q_proj", "v_proj"), ("query", "value"), ("q_lin", "v_lin"), ("c_attn",), ("query_key_value",), ("qkv_proj",),
-    ("Wqkv",),
+    ("Wqkv",), ("q", "v"),
 )  # fmt: skip
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -85,6 +86,7 @@ def apply_tuning(model: Any, tuning: Tuning, *, masked: bool, seed: int, resumed
     Raises:
         AdapterError: It does not fit the model.
     """
+    check_tuning(model.config, tuning)
     adapted = isinstance(model, PeftModel)
     tune = None if resumed else tuning.tune or (None if adapted else "full")
     if adapted and tune is not None:
@@ -105,8 +107,25 @@ def apply_tuning(model: Any, tuning: Tuning, *, masked: bool, seed: int, resumed
     return model.eval()
 
 
+def check_tuning(config: Any, tuning: Tuning) -> None:
+    """AdapterError where an encoder-decoder model cannot be tuned so, by its configuration alone."""
+    if not config.is_encoder_decoder:
+        return
+    if tuning.tune in ("prefix", "prompt"):
+        raise AdapterError(f"tune={tuning.tune!r} of an encoder-decoder model ({config.model_type}): {NO_VIRTUAL}")
+    if tuning.untie:
+        raise AdapterError(_no_untying(config))
+
+
+def _no_untying(config: Any) -> str:
+    return (
+        f"the head of a {config.model_type} model shares its weights with its embeddings, and some encoder-decoder "
+        "classes (T5) read the setting that says otherwise as another function; it cannot be untied: tune lora or full"
+    )
+
+
 def _add_adapter(model: Any, tune: str, tuning: Tuning, masked: bool, generator: torch.Generator) -> PeftModel:
-    kind = "FEATURE_EXTRACTION" if masked else "CAUSAL_LM"
+    kind = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "FEATURE_EXTRACTION" if masked else "CAUSAL_LM"
     if tune == "prefix":
         return add_prefix(model, tuning.num_virtual_tokens, tuning.prefix_init, masked, generator)
     if tune == "prompt":
@@ -115,6 +134,8 @@ def _add_adapter(model: Any, tune: str, tuning: Tuning, masked: bool, generator:
         return _add_lora(model, tuning, kind)
     head, name = _head_of(model)
     if head.weight is model.get_input_embeddings().weight and not tuning.untie:
+        if model.config.is_encoder_decoder:
+            raise AdapterError(_no_untying(model.config))
         raise AdapterError(
             f"the head of this {model.config.model_type} model shares its weights with the input embedding, so that "
             "tuning it changes what the model reads too; give it weights of its own with --untie, or tune full with "
@@ -148,9 +169,15 @@ def _add_lora(model: Any, tuning: Tuning, kind: str) -> PeftModel:
 
 
 def untie(model: Any) -> None:
-    """Give the head a copy of the input embedding's weights where it shares them."""
+    """Give the head a copy of the input embedding's weights where it shares them.
+
+    Raises:
+        AdapterError: An encoder-decoder model's head.
+    """
     head, _ = _head_of(model)
     if head.weight is model.get_input_embeddings().weight:
+        if model.config.is_encoder_decoder:
+            raise AdapterError(_no_untying(model.config))
         head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=head.weight.requires_grad)
         model.config.tie_word_embeddings = False
 

@@ -22,6 +22,10 @@ from zerograd.evaluation.packing import pack, stack
 from zerograd.tasks.prompts import Example, PromptError
 from zerograd.training.adapters import untie
 
+NO_PROBE = (
+    "a linear probe is written into the head's rows of the label words; an encoder-decoder's head shares them with its "
+    "embeddings or adds a bias of its own behind them: train lora or full instead"
+)
 FOLDS = 5
 STRENGTHS = 10  # values of the regularisation among which cross-validation chooses, 1e-4 to 1e4
 # what the paper's early stopping changes in the solver
@@ -46,8 +50,10 @@ def linear_probe(
         How many forward passes it took.
 
     Raises:
-        PromptError: The task has no labels of one token, or the rows lack a class.
+        PromptError: An encoder-decoder model; the task has no labels of one token, or the rows lack a class.
     """
+    if task.prompter.decoder_start is not None:
+        raise PromptError(NO_PROBE)
     label_ids = task.prompter.label_ids
     if label_ids is None:
         raise PromptError(

@@ -8,12 +8,22 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
 
-from zerograd.tasks.model_kind import is_masked_lm
+from zerograd.tasks.model_kind import is_masked_lm, model_kind
 
 ADAPTER_CONFIG = "adapter_config.json"
 QUANTIZE = ("8bit", "4bit")
+AUTO: dict[str, Any] = {
+    "causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM, "encoder-decoder": AutoModelForSeq2SeqLM,
+}  # fmt: skip
 DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -21,20 +31,25 @@ class ModelError(ValueError):
     """A model or tokenizer that cannot be loaded."""
 
 
+def auto_class(config: Any) -> Any:
+    """The class of transformers that makes a model of this configuration. PromptError if it is no language model."""
+    return AUTO[model_kind(config)]
+
+
 def demo_folder(part: str) -> Path:
     """The built-in demo's "model" or "data" folder."""
     return Path(str(files("zerograd.training.demo") / part))
 
 
-def load_config(name: str) -> Any:
-    """The configuration of a model, or of an adapter's base. ModelError if there is none."""
-    name, _ = base_and_adapter(name, None)
+def load_config(name: str | None) -> Any:
+    """The configuration of a model, an adapter's base or (None) the built-in demo. ModelError if there is none."""
+    base, _ = base_and_adapter(name, None)
     try:
-        return AutoConfig.from_pretrained(name)
+        return AutoConfig.from_pretrained(base)
     except MemoryError:
         raise
     except Exception as error:  # its own checks, and Python's own errors where a file holds something else
-        raise _model_error(name, error) from error
+        raise _model_error(base, error) from error
 
 
 def base_and_adapter(name: str | None, adapter: str | Path | None, replace: bool = False) -> tuple[str, str | None]:
@@ -72,7 +87,7 @@ def check_model(name: str | None, dtype: str, quantize: str | None = None) -> bo
         raise ModelError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
     if quantize is not None and quantize not in QUANTIZE:
         raise ModelError(f"unknown quantize {quantize!r}; choose one of {', '.join(QUANTIZE)}")
-    return is_masked_lm(load_config(name or str(demo_folder("model"))))
+    return is_masked_lm(load_config(name))
 
 
 def load_model(
@@ -96,10 +111,11 @@ def load_model(
         offload: Leave it in main memory.
 
     Raises:
-        ModelError: It cannot be loaded, or is no causal or masked language model.
+        ModelError, PromptError: It cannot be loaded, or is no causal, masked or encoder-decoder language model.
     """
     name, adapter = base_and_adapter(name, adapter, replace)
-    auto = AutoModelForMaskedLM if check_model(name, dtype, quantize) else AutoModelForCausalLM
+    check_model(name, dtype, quantize)
+    auto = auto_class(load_config(name))
     more = {} if quantize is None else {"quantization_config": BitsAndBytesConfig(**{f"load_in_{quantize}": True})}
     try:
         model: Any = auto.from_pretrained(name, dtype=DTYPES[dtype], **more)

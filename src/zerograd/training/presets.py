@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
 from peft.utils.constants import DUMMY_TARGET_MODULES
 
-from zerograd.tasks.model_kind import is_masked_lm
+from zerograd.tasks.model_kind import is_masked_lm, model_kind
 from zerograd.tasks.task import CAUSAL_GRID, MASKED_GRID
 from zerograd.training.models import base_and_adapter, load_config, read_adapter_config
 
@@ -126,7 +126,7 @@ def preset_remark(model: str | None, preset: str | None) -> str | None:
     if preset is None or preset.startswith("roberta") == masked:
         return None
     other = "masked" if preset.startswith("roberta") else "causal"
-    return f"note: preset {preset} is a row of {other} models, and this model is {'masked' if masked else 'causal'}"
+    return f"note: preset {preset} is a row of {other} models, and this model is {model_kind(load_config(model))}"
 
 
 def kind_of_adapter(model: str | None, adapter: str | None) -> str | None:

@@ -15,7 +15,7 @@ class TaskTrainer(Trainer):
     """`transformers.Trainer` on a task; without one, the Trainer as it is.
 
     Args:
-        model: A causal or masked language model, or a PeftModel of one.
+        model: A causal, masked or encoder-decoder language model, or a PeftModel of one.
         args: `TrainingArguments`.
         task: Name of a task, a `Task`, or one bound to the model (`BoundTask`): `train_dataset` and `eval_dataset` are
             then its rows, the loss is the task's objective, and its metric is reported and selects the best

@@ -242,8 +242,8 @@ class MeZOTrainer(MeZOMixin, TaskTrainer):  # type: ignore[misc]
     """`transformers.Trainer` that trains with forward passes only.
 
     Args:
-        model: A causal or masked language model or a PeftModel of one (or, without `task`, any model the Trainer
-            takes).
+        model: A causal, masked or encoder-decoder language model or a PeftModel of one (or, without `task`, any model
+            the Trainer takes).
         args: A `MeZOConfig`.
         task: As for `TaskTrainer`; None: the model's own loss.
         **kwargs: As for `transformers.Trainer`; with `task`, `processing_class` is the tokenizer.

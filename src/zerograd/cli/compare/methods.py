@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,11 +11,13 @@ from typing import Any
 from transformers import TrainingArguments
 
 from zerograd.cli.arguments import DataArguments
+from zerograd.cli.preflight import refuse_encoder_decoder
 from zerograd.cli.run import Setup, save_start, set_up
 from zerograd.core.device import peak_memory_bytes
-from zerograd.training.adapters import Tuning
+from zerograd.training.adapters import Tuning, check_tuning
 from zerograd.training.config import MeZOConfig
-from zerograd.training.linear_probe import linear_probe
+from zerograd.training.linear_probe import NO_PROBE, linear_probe
+from zerograd.training.prefix import AdapterError
 from zerograd.training.presets import COMMON, Preset, preset_for
 from zerograd.training.task_trainer import TaskTrainer
 
@@ -78,6 +80,33 @@ def get_method(name: str) -> Method:
     return METHODS[name]
 
 
+def check_kind(config: Any, methods: Sequence[Method], tuning: Tuning) -> None:
+    """Refuse methods that a model of this configuration cannot be tuned by, all of them in one sentence.
+
+    Raises:
+        AdapterError: There are some.
+    """
+    reasons = {}
+    for method in methods:
+        try:
+            if method.probe:
+                refuse_encoder_decoder(config, NO_PROBE)
+            if method.optimizer is not None:
+                check_tuning(config, _tuned(method, tuning))
+        except ValueError as error:
+            reasons[method.name] = str(error)
+    if reasons:
+        left = " ".join(method.name for method in methods if method.name not in reasons)
+        raise AdapterError(
+            f"{', '.join(reasons)} cannot be compared on this model; give --methods {left or 'zero-shot'}. "
+            + " ".join(dict.fromkeys(reasons.values()))
+        )
+
+
+def _tuned(method: Method, tuning: Tuning) -> Tuning:
+    return replace(tuning, tune=method.tune, untie=tuning.untie or method.tune == "head")
+
+
 def run_method(
     method: Method, data: DataArguments, tuning: Tuning, settings: dict[str, Any], seed: int, folder: Path
 ) -> dict[str, Any]:
@@ -95,8 +124,7 @@ def run_method(
         What the table shows: metric, dev and test metrics, seconds (training, with its evaluations on dev rows),
         forward and backward passes of training, peak memory of the whole run, trainable parameters.
     """
-    chosen = replace(tuning, tune=method.tune, untie=tuning.untie or method.tune == "head")
-    setup = set_up(data, None if method.optimizer is None else chosen, seed, demos=method.demos)
+    setup = set_up(data, None if method.optimizer is None else _tuned(method, tuning), seed, demos=method.demos)
     start = time.perf_counter()
     passes = (
         linear_probe(setup.model, setup.bound, setup.train, early_stopping=method.optimizer is not None)

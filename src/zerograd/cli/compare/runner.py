@@ -17,13 +17,13 @@ from tqdm.auto import tqdm
 
 from zerograd.cli.arguments import DataArguments, splits_of, task_of
 from zerograd.cli.compare.grid import SETTINGS, check_methods, points_of, read_seeds
-from zerograd.cli.compare.methods import DEFAULT, METHODS, Method, get_method, run_method
+from zerograd.cli.compare.methods import DEFAULT, METHODS, Method, check_kind, get_method, run_method
 from zerograd.cli.compare.table import print_table, write_table
 from zerograd.cli.output import LOCK, as_written, read_json, write_json, write_whole, writing
 from zerograd.cli.report import command_line, shown
 from zerograd.tasks import TASKS
 from zerograd.training.adapters import Tuning
-from zerograd.training.models import check_model
+from zerograd.training.models import check_model, load_config
 from zerograd.training.settings import documented, pick
 from zerograd.training.trainer import LOG_NAME
 
@@ -93,6 +93,7 @@ def compare(args: CompareArguments, tuning: Tuning) -> Path:
     folder = Path(args.output_dir or f"runs/compare-{task.name}")
     methods = [get_method(name) for name in dict.fromkeys(",".join(args.methods).split(",")) if name]
     check_methods(methods, args, tuning, task)
+    check_kind(load_config(args.model), methods, tuning)
     few = max(rows) <= FEW * max(1, len(task.labels))
     plan = {m.name: points_of(m, m.preset(masked), args.grid, few, args.set) for m in methods}
     data = vars(pick(DataArguments, vars(args)))

@@ -13,6 +13,7 @@ from transformers.utils.logging import set_verbosity_error
 
 from zerograd.cli.plan.footprint import PARTS, PLANNED, Case, Footprint, footprint
 from zerograd.cli.plan.shapes import FAMILIES, HUB, SHAPES, shape_of
+from zerograd.cli.preflight import refuse_encoder_decoder
 from zerograd.core.device import free_memory_bytes, read_bytes, shown_bytes
 from zerograd.training.adapters import TUNE
 from zerograd.training.models import DTYPES, ModelError, load_config
@@ -66,6 +67,9 @@ def plan(args: PlanArguments) -> None:
     set_verbosity_error()
     budget = None if args.gpu is None else read_bytes(args.gpu)
     config = read_config(args.model)
+    refuse_encoder_decoder(
+        config, "plan counts what a forward of one stream of text holds; measure a short run instead"
+    )
     case = Case(
         config, args.batch, args.length, _dtype(args, config), _device(budget), args.tune, args.extra_byte, args.text
     )
