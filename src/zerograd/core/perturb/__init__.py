@@ -3,8 +3,8 @@
 `make_perturber` chooses; `perturber` is the contract; `written` and `streaming` keep it. Streaming works through
 `reads` (the function mode), `operations` (what an operation reads), `products` (large weights in parts), `inside`
 (functions that run other people's code), `aliases` and `guard` (what must be noticed, and refused), `scratch` (the
-perturbed copies), `lockstep` (forwards side by side), `prefetch` and `offload` (weights in main memory). `first_step` is what
-only the first step needs, with `beneath` and `callers`.
+perturbed copies), `lockstep` (forwards side by side), `prefetch` and `offload` (weights in main memory).
+`first_step` is what only the first step needs, with `beneath` and `callers`.
 """
 
 from collections.abc import Iterator
