@@ -46,7 +46,6 @@ class Row:
         rounding: Why the loss of streamed probing is equal up to rounding only; "": it has the same bits.
         warns: A warning that is wanted.
         steps: Whether it is also taken through steps of an optimiser.
-        alone: Its forwards leave something in the module for a while, and must not run side by side.
     """
 
     make: Callable[[], nn.Module]
@@ -55,7 +54,6 @@ class Row:
     rounding: str = ""
     warns: str = ""
     steps: bool = True
-    alone: bool = False
 
 
 ROWS: dict[str, Row] = {}
@@ -466,7 +464,7 @@ held("load_state_dict", lambda m: m.load_state_dict(m.state_dict()) and PRODUCT(
               "in_place": r"itself writes to trainable tensor '\w', and in place"})  # fmt: skip
 held("parameters in a dataclass", lambda m: (lambda box: X @ box["a"][0])({"a": [m.a]}))
 held("parameters_to_vector", lambda m: nn.utils.parameters_to_vector([m.a, m.b]))
-held("a parameter replaced", lambda m: replaced(m), alone=True)
+held("a parameter replaced", lambda m: replaced(m))
 held("register_parametrization in the forward", lambda m: parametrized_inside(m))
 
 
@@ -644,7 +642,7 @@ held("grouped product", lambda m: F.grouped_mm(
     X.bfloat16(), m.t[:16].view(2, 8, 8).bfloat16(), offs=torch.tensor([1, 3], dtype=torch.int32)))  # fmt: skip
 held("an early exit", lambda m: X @ m.a if (X @ m.a).mean() > 0 else X @ m.b)
 held("a loop that ends by itself", lambda m: looped(m))
-held("memory of calls that is cleared", lambda m: remembered(m), alone=True)
+held("memory of calls that is cleared", lambda m: remembered(m))
 
 
 def looped(m):

@@ -10,7 +10,6 @@ import torch
 from constructs import ROWS, WAYS, Row
 
 from zerograd import MeZO
-from zerograd.core.perturb.streaming import Streaming
 from zerograd.noise import reference
 
 EPS = 1e-2
@@ -58,10 +57,7 @@ def test_construct(name: str, probing: str) -> None:
     before, state = values(model), copy.deepcopy(model.state_dict())
 
     def make(lr: float) -> MeZO:
-        optimizer = MeZO(model.named_parameters(), lr=lr, eps=EPS, probing=probing, allow_unread=True)
-        if row.alone and isinstance(optimizer.perturber, Streaming):
-            optimizer.perturber.side_by_side = False
-        return optimizer
+        return MeZO(model.named_parameters(), lr=lr, eps=EPS, probing=probing, allow_unread=True)
 
     def closure() -> torch.Tensor:
         return row.loss(model)

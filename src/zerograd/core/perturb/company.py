@@ -82,12 +82,12 @@ class Modules:
         self._seen: dict[int, weakref.ref[torch.nn.Module]] = {}
 
     def note(self) -> None:
-        """Remember the modules whose methods are running, and all that they contain."""
+        """Remember the modules that running functions know, and all that they contain."""
         frame: FrameType | None = sys._getframe(1)
         while frame is not None:
-            module = frame.f_locals.get("self") if "self" in frame.f_code.co_varnames[:1] else None
-            if isinstance(module, torch.nn.Module) and id(module) not in self._seen:
-                self._seen.update((id(m), weakref.ref(m)) for m in module.modules())
+            for value in list(frame.f_locals.values()):
+                if isinstance(value, torch.nn.Module) and id(value) not in self._seen:
+                    self._seen.update((id(m), weakref.ref(m)) for m in value.modules())
             frame = frame.f_back
 
     def held(self) -> Held:

@@ -63,8 +63,8 @@ class FirstStep:
             perturber.losses(witnessed, cs)
         except OutOfMemoryError:
             return "there is no memory for the forwards of both sides at once (`zerograd plan` shows what each takes)"
-        except ProbeError as error:
-            return str(error)
+        except Exception as error:  # of a forward that has run in turn
+            return f"forwards in step fail ({type(error).__name__}: {error})"
         if perturber.scratch.looks and not all(closure.repeats(len(cs)) for wave in witnessed for closure in wave):
             return (
                 "forwards in step do not compute what they do in turn: the closure or the model remembers something "

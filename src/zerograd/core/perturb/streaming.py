@@ -164,7 +164,7 @@ class Streaming(Perturber):
         if changed:
             raise ProbeError(
                 f"forwards side by side left another tensor in place of {changed[0]}; it is the parameter again that "
-                "it was. A forward must put back what it swaps in a `with` block, or in a `finally`"
+                "it was. What a forward swaps it must put back in a `with` block, or in a `finally`"
             )
         return results
 
