@@ -135,7 +135,7 @@ class Places:
         run = self.folder / "removed"
         shutil.rmtree(run, ignore_errors=True)
         child = command([*TRAIN, "--output_dir", str(run)], self.folder / "removed.txt")
-        time.sleep(random.Random(f"{self.seed} {number}").uniform(0.3, 1) * self.seconds)
+        time.sleep(random.Random(f"{self.seed} {number}").uniform(0.1, 0.5) * self.seconds)
         shutil.rmtree(run, ignore_errors=True)
         child.wait()
         verdict, detail = child.verdict()

@@ -11,7 +11,7 @@ import warnings
 import weakref
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 if sys.platform != "win32":
     import fcntl
@@ -38,8 +38,11 @@ class Lock:
         OSError: The file cannot be made.
     """
 
+    _ours: ClassVar["weakref.WeakValueDictionary[Path, Lock]"] = weakref.WeakValueDictionary()  # those of this process
+
     def __init__(self, path: Path, what: str) -> None:
         self.path = path
+        self.lost = False  # to a newer one of this process
         path.parent.mkdir(parents=True, exist_ok=True)
         file = _try(path) if sys.platform != "win32" else None
         if file is None and sys.platform != "win32":
@@ -51,6 +54,17 @@ class Lock:
         if file is not None:
             # a worker of a DataLoader must not hold it on when its parent is killed
             os.register_at_fork(after_in_child=partial(_close, weakref.ref(file)))
+
+        self._ours[path.absolute()] = self
+
+    @classmethod
+    def take_over(cls, path: Path, what: str) -> "Lock":
+        """A lock that this very process may hold already: then its holder has lost it (a notebook's cell run again)."""
+        ours = cls._ours.get(path.absolute())
+        if ours is not None:
+            ours.lost = True
+            ours.release()
+        return cls(path, what)
 
     def release(self) -> None:
         """Let others have it; again is nothing."""

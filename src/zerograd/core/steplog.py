@@ -68,11 +68,13 @@ class StepLog:
     def reopen(self) -> None:
         """Open a log that was read for appending; an incomplete step at its end is cut off.
 
+        An optimiser of this process that wrote it can write it no more.
+
         Raises:
             InUseError: Another process writes it.
             LogError: It has changed since it was read.
         """
-        self._take()
+        self._take(over=True)
         try:
             if self.path.stat().st_size != self._total:
                 raise LogError(f"{self.path} has changed while it was read: another process writes it")
@@ -87,10 +89,12 @@ class StepLog:
         status = os.fstat(self._file.fileno())
         self._size, self._linked = status.st_size, status.st_nlink > 0
 
-    def _take(self) -> None:
-        """Lock the log for this process."""
+    def _take(self, over: bool = False) -> None:
+        """Lock the log for this process; `over`: also where this very process has it locked."""
         try:
-            self._lock = Lock(self.path.with_name(self.path.name + ".lock"), str(self.path))
+            self._lock = (Lock.take_over if over else Lock)(
+                self.path.with_name(self.path.name + ".lock"), str(self.path)
+            )
         except InUseError:
             raise
         except OSError as error:  # a log that can be written, in a folder that cannot
@@ -118,6 +122,11 @@ class StepLog:
         assert self._file is not None, "this log was opened for reading"
         if not self._locked:
             self._take()
+        if self._lock is not None and self._lock.lost:
+            raise LogError(
+                f"{self.path} was opened again by another optimiser of this process, which goes on with it; this one "
+                f"stays at step {len(self.steps)}"
+            )
         packed, crc = pack_step(step, self._crc)
         descriptor = self._file.fileno()
         self._check_unchanged(descriptor)
