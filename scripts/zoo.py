@@ -16,7 +16,8 @@ import transformers
 from tqdm import tqdm
 
 from zerograd import MeZO, StepLog, replay
-from zerograd.evaluation.packable import UNLIMITED, packable_length
+from zerograd.evaluation.packable import UNLIMITED, check_decoder, packable_length
+from zerograd.tasks.prompts import PromptError
 from zoo_models import ARCHITECTURES, NotBuilt, build
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "models.md"
@@ -51,6 +52,12 @@ def scoring(kind: str, model: Any) -> str:
     if kind == "masked":
         return "at the mask"
     if kind == "encoder-decoder":
+        if not model.config.is_encoder_decoder:
+            return "no tasks: it reads sound"
+        try:
+            check_decoder(model)
+        except PromptError:
+            return "refused: later tokens change earlier ones"
         return "a decoder row each"
     length = packable_length(model)
     return "a row each" if not length else "one row" if length == UNLIMITED else "one row, up to its window"

@@ -26,6 +26,10 @@ CONFIGS: dict[str, Any] = {
     "pegasus": lambda: tf.PegasusConfig(**{**BART, "decoder_start_token_id": 0}),
     "mbart": lambda: tf.MBartConfig(**BART),
     "m2m_100": lambda: tf.M2M100Config(**BART),
+    "fsmt": lambda: tf.FSMTConfig(**BART, langs=["a", "b"], src_vocab_size=1200, tgt_vocab_size=1200),
+    "nllb-moe": lambda: tf.NllbMoeConfig(
+        **BART, num_experts=4, encoder_sparse_step=2, decoder_sparse_step=2, expert_capacity=64
+    ),
     "led": lambda: tf.LEDConfig(
         **BART, attention_window=[8, 8], max_encoder_position_embeddings=128, max_decoder_position_embeddings=128
     ),

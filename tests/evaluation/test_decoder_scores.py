@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as tf
 
 from encoder_decoders import CONFIGS, NAMES, make, make_tokenizer
 from zerograd.evaluation.bound_task import BoundTask
@@ -42,9 +43,8 @@ def alone(model: Any, tokenizer: Any, prompt: str, answer: str, end: bool = Fals
     own = tokenizer(answer, add_special_tokens=False)["input_ids"]
     start = 1 if labels[0] == 1 else 0  # behind BART's <s>
     fed = [*decoder_start(model.config), *labels[:-1]]
-    logits = model(
-        input_ids=torch.tensor([tokenizer(prompt)["input_ids"]]), decoder_input_ids=torch.tensor([fed])
-    ).logits[0]
+    ids = {"input_ids": torch.tensor([tokenizer(prompt)["input_ids"]]), "decoder_input_ids": torch.tensor([fed])}
+    logits = model(**ids, use_cache=False).logits[0]  # FSMT masks its decoder without a cache only
     logs = logits.float().log_softmax(-1)
     scored = range(start, start + len(own) + end)
     return torch.stack([logs[i, labels[i]] for i in scored])
@@ -113,7 +113,8 @@ def test_answers_are_written_as_by_generate_alone(name: str) -> None:
         fed = list(example.context)
         for _ in range(ASK.max_new_tokens):
             with torch.no_grad():
-                logits = model(input_ids=torch.tensor([example.source]), decoder_input_ids=torch.tensor([fed])).logits
+                ids = {"input_ids": torch.tensor([example.source]), "decoder_input_ids": torch.tensor([fed])}
+                logits = model(**ids, use_cache=False).logits
             fed.append(int(logits[0, -1].argmax()))
             text = tokenizer.decode(fed[len(example.context) :], skip_special_tokens=True)
             if fed[-1] == 1 or "\n" in text:
@@ -154,6 +155,16 @@ def test_what_cannot_be_done_is_refused_by_name() -> None:
     model.config.bos_token_id = model.generation_config.bos_token_id = None
     with pytest.raises(PromptError, match="names no decoder_start_token_id"):
         BoundTask.make("sst2", model, tokenizer)
+
+
+def test_a_decoder_whose_later_tokens_change_earlier_ones_is_refused() -> None:
+    config = tf.ProphetNetConfig(
+        vocab_size=1200, hidden_size=32, num_encoder_layers=2, num_decoder_layers=2, num_encoder_attention_heads=4,
+        num_decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, decoder_start_token_id=0,
+    )  # fmt: skip
+    model = tf.AutoModelForSeq2SeqLM.from_config(config).eval()
+    with pytest.raises(PromptError, match="prophetnet says of a token changes with the tokens behind it"):
+        BoundTask.make("sst2", model, make_tokenizer())
 
 
 def test_kinds_are_found_in_the_configuration() -> None:

@@ -18,7 +18,7 @@ from zerograd.evaluation.evaluate import Prediction, accuracy, candidate_loss, s
 from zerograd.evaluation.generate import generate
 from zerograd.evaluation.losses import LOSSES, answer_loss
 from zerograd.evaluation.metrics import RATINGS, mean
-from zerograd.evaluation.packable import packable_length
+from zerograd.evaluation.packable import check_decoder, packable_length
 from zerograd.evaluation.packing import Batch, collate
 from zerograd.evaluation.rewards import Reward
 from zerograd.evaluation.virtual_tokens import virtual_tokens
@@ -68,6 +68,8 @@ class BoundTask:
         masked = is_masked_lm(model.config)
         start = decoder_start(model.config, model.generation_config) if is_encoder_decoder(model.config) else None
         prompter = Prompter(task, tokenizer, masked, limit, task.max_new_tokens if generated else 0, start)
+        if start is not None:
+            check_decoder(model)
         if generated and masked:
             raise PromptError(
                 f"objective {task.goal.name!r} lets the model write, which a masked language model cannot do"

@@ -46,6 +46,8 @@ class AnswerHead(TorchFunctionMode):
         if func is not F.linear or weight is None or (args[1] if len(args) > 1 else kwargs["weight"]) is not weight:
             return func(*args, **kwargs)
         hidden = args[0] if args else kwargs["input"]
+        if hidden.dim() != 3:  # ProphetNet predicts several tokens ahead: (rows, tokens ahead, length, size)
+            return func(*args, **kwargs)
         bias = args[2] if len(args) > 2 else kwargs.get("bias")
         hidden = self._take(hidden).unsqueeze(0)
         self.read = hidden[0]

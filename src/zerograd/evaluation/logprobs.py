@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from transformers.modeling_outputs import BaseModelOutput
 
 from zerograd.evaluation.head import AnswerHead
 from zerograd.evaluation.packing import PackedBatch
@@ -46,12 +45,14 @@ def _forward(model: Any, batch: PackedBatch, label_ids: torch.Tensor | None) -> 
 def _decoder_inputs(model: Any, batch: PackedBatch) -> dict[str, Any]:
     """The inputs of an encoder-decoder model; where an example has several rows, the encoder reads it once for all."""
     assert batch.source_ids is not None and batch.source_mask is not None and batch.source_row is not None
-    inputs = {"decoder_input_ids": batch.input_ids, "decoder_attention_mask": batch.attention_mask}
-    if len(batch.source_row) == len(batch.source_ids):
-        return {"input_ids": batch.source_ids, "attention_mask": batch.source_mask, **inputs}
-    states = base_model(model).get_encoder()(input_ids=batch.source_ids, attention_mask=batch.source_mask)[0]
-    outputs = BaseModelOutput(last_hidden_state=states[batch.source_row])
-    return {"encoder_outputs": outputs, "attention_mask": batch.source_mask[batch.source_row], **inputs}
+    source, mask = batch.source_ids[batch.source_row], batch.source_mask[batch.source_row]
+    inputs = {"input_ids": source, "attention_mask": mask}
+    inputs |= {"decoder_input_ids": batch.input_ids, "decoder_attention_mask": batch.attention_mask}
+    if len(source) == len(batch.source_ids):
+        return inputs
+    outputs = base_model(model).get_encoder()(input_ids=batch.source_ids, attention_mask=batch.source_mask)
+    outputs["last_hidden_state"] = outputs.last_hidden_state[batch.source_row]
+    return {"encoder_outputs": outputs, **inputs}  # FSMT masks its decoder only where there are input ids, too
 
 
 def token_scores(model: Any, batch: PackedBatch) -> torch.Tensor:

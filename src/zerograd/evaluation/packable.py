@@ -1,4 +1,4 @@
-"""Whether a model can score all candidates of an example in one row: tried, on a twin of it in float32.
+"""Whether a model can score all candidates of an example in one row, or side by side: tried, on a twin in float32.
 
 In one row each candidate must see the prompt and itself only. Layers that carry a state from token to token (Mamba,
 linear attention, convolutions), windows counted in columns and positions counted from the mask all break that, some by
@@ -17,7 +17,7 @@ from zerograd.evaluation.packing import pack, stack
 from zerograd.evaluation.twin import VOCABULARY, WINDOW, twin_of, windows
 from zerograd.evaluation.virtual_tokens import base_model, virtual_tokens
 from zerograd.tasks import Query
-from zerograd.tasks.prompts import Example
+from zerograd.tasks.prompts import Example, PromptError
 
 UNLIMITED = 1_000_000
 SAME = 1e-4  # of log-probabilities around -5: float32 rounds some thousand operations to 1e-5
@@ -43,6 +43,29 @@ def packable_length(model: Any) -> int:
     except Exception:  # more is needed than a configuration, widths must be large, or a number is new: nothing is known
         return 0
     return 0
+
+
+def check_decoder(model: Any) -> None:
+    """Try on a twin whether what a decoder says of a token stays the same, whatever stands behind it.
+
+    Raises:
+        PromptError: It does not, so that answers cannot be scored side by side.
+    """
+    base = base_model(model)
+    try:
+        twin = twin_of(base)
+    except Exception:  # nothing is known
+        return
+    example = replace(_trial(1, 3), source=[5, 9, 13, 17, 21])
+    alone = [replace(example, continuations=[answer], query=Query("", ("",), (0,))) for answer in example.continuations]
+    with torch.no_grad():
+        apart = torch.cat([token_scores(twin, stack([pack(e)], 0)) for e in alone])
+        found = float((token_scores(twin, stack([pack(example, in_one_row=False)], 0)) - apart).abs().max())
+    if not found < SAME:
+        raise PromptError(
+            f"what the decoder of {base.config.model_type} says of a token changes with the tokens behind it (by "
+            f"{found:.2g} on a small twin), so that its answers have no scores; use another encoder-decoder model"
+        )
 
 
 def _trial(context: int, candidates: int) -> Example:
