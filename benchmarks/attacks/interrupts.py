@@ -14,8 +14,8 @@ from zerograd import MeZO
 from zerograd.core.records import SIZE
 
 STEPS = 40  # of the run that is never interrupted
-# In place, theta is put back up to rounding. One last bit of a loss of 3.4 is then a difference of 2 ** -22 / 2 eps in g,
-# 4.7e-6 of a weight (lr 1e-2, z 4); a few steps may see one or two each. A lost step or an eps that stays is 1e-3.
+# In place, theta is put back up to rounding. One last bit of a loss of 3.4 is then a difference of 2 ** -22 / 2 eps in
+# g, 4.7e-6 of a weight (lr 1e-2, z 4); a few steps may see one or two each. A lost step, or an eps that stays, is 1e-3.
 ROUNDING = 5e-5
 PROBINGS = ("snapshot", "streamed", "in_place")
 

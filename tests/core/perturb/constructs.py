@@ -462,6 +462,8 @@ held("saved", lambda m: X @ saved(m.a))
 held("load_state_dict", lambda m: m.load_state_dict(m.state_dict()) and PRODUCT(m),
      refused={"streamed": r"writes to trainable tensor '\w' \(copy_\)",
               "in_place": r"itself writes to trainable tensor '\w', and in place"})  # fmt: skip
+held("to the dtype that it has", lambda m: (m.to(torch.float32), PRODUCT(m))[1])
+held("data set to itself", lambda m: (setattr(m.a, "data", m.a.data), PRODUCT(m))[1])
 held("parameters in a dataclass", lambda m: (lambda box: X @ box["a"][0])({"a": [m.a]}))
 held("parameters_to_vector", lambda m: nn.utils.parameters_to_vector([m.a, m.b]))
 held("a parameter replaced", lambda m: replaced(m))

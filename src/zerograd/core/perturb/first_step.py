@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from zerograd.core.parameters import Parameters, Trainable
+from zerograd.core.parameters import Parameters, Trainable, address
 from zerograd.core.perturb.aliases import Memory
 from zerograd.core.perturb.callers import in_compiled_code, warn_user
 from zerograd.core.perturb.company import Modules, Witnessed
-from zerograd.core.perturb.operations import Function, is_metadata, targets_of, tensors_in
+from zerograd.core.perturb.operations import Function, alike, is_metadata, sets_data, targets_of, tensors_in
 from zerograd.core.perturb.perturber import Closure, Loss, Perturber, Waves
 from zerograd.core.perturb.streaming import Streaming
 from zerograd.core.perturb.written import InPlace
@@ -177,7 +177,9 @@ class _Watch(TorchFunctionMode):
             found[id(t)] = [known] if known is not None else self._memory.under(t)
             self._first.sees(found[id(t)])
         versions = [(e, e.tensor._version) for entries in found.values() for e in entries]
+        same = sets_data(func) and address(args[0]) == address(args[1]) and alike(args[0], args[1])
         result = func(*args, **kwargs)
-        self.written.update(e for t in targets_of(func, args, kwargs) for e in found.get(id(t), ()))
+        if not same:
+            self.written.update(e for t in targets_of(func, args, kwargs) for e in found.get(id(t), ()))
         self.written.update(e for e, version in versions if e.tensor._version != version)
         return result

@@ -7,7 +7,7 @@ import torch
 
 from zerograd.core.parameters import Trainable
 from zerograd.core.perturb.aliases import Memory, Views
-from zerograd.core.perturb.operations import Function, name_of, targets_of, tensors_in
+from zerograd.core.perturb.operations import Function, alike, name_of, sets_data, targets_of, tensors_in
 from zerograd.core.safety import ProbeError
 
 INSTEAD = "Use probing='snapshot'"
@@ -55,6 +55,13 @@ class Guard:
             met += under
         self.unseen.update(entry for entry in met if id(entry.tensor) in self._entries)
         return met
+
+    def puts_back(self, func: Function, args: tuple[Any, ...]) -> bool:
+        """Whether `w.data` is given what it holds: `module.to(dtype)` in a forward does so where nothing changes."""
+        if not sets_data(func):
+            return False
+        entry, of = self._entries.get(id(args[0])), self.views.of(args[1])
+        return entry is not None and entry is of and alike(args[0], args[1])
 
     def check_targets(self, func: Function, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """ProbeError for an operation that writes to a trainable tensor, or to a view of the copy of one."""

@@ -134,6 +134,16 @@ def _is_row_index(index: Any) -> bool:
     return isinstance(index, int) and not isinstance(index, bool)
 
 
+def sets_data(function: Function) -> bool:
+    """Whether an operation is `w.data = ...`."""
+    return name_of(function) == "__set__" and _property_of(function) == "data"
+
+
+def alike(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether tensors have one dtype, device and shape."""
+    return (a.dtype, a.device, a.shape) == (b.dtype, b.device, b.shape)
+
+
 def targets_of(function: Function, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
     """Tensors that an operation writes to, as far as its name and its arguments say so."""
     name = name_of(function)
