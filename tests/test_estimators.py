@@ -76,7 +76,7 @@ def test_random_descent_takes_the_step_it_tried() -> None:
     for _ in range(20):
         seen.clear()
         optimizer.step(closure)
-        before, tried = seen[-2:]
+        tried, before = seen[-2:]
         # on a slope the opposite step changes the loss by as much the other way
         assert float(model().detach()) == pytest.approx(min(tried, 2 * before - tried), abs=1e-6)
 

@@ -210,7 +210,7 @@ def test_a_model_that_is_no_language_model(tmp_path: Path, capsys: Any) -> None:
 
     transformers.ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1).save_pretrained(tmp_path)
     assert zerograd("eval", "--model", tmp_path) == 1
-    assert "neither a causal nor a masked" in capsys.readouterr().err
+    assert "neither a causal, a masked nor an encoder-decoder" in capsys.readouterr().err
 
 
 def test_help_lists_every_flag(capsys: Any) -> None:

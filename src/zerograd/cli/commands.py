@@ -185,9 +185,9 @@ def probe_head(args: LinearProbeArguments) -> None:
     """Fit a linear probe, put it into the model's head and save the model: a start for training, or a result."""
     if args.adapter is not None or args.quantize is not None or args.offload:
         raise ValueError("a probe is fitted to a model's own head: leave out --adapter, --quantize and --offload")
-    refuse_encoder_decoder(load_config(args.model), NO_PROBE)
     folder = Path(args.output_dir)
     with writing(folder, empty=True):
+        refuse_encoder_decoder(load_config(args.model), NO_PROBE)
         setup = set_up(args, None, args.seed)
         bound, model = setup.bound, setup.model
         _print_all([setup.sizes, *setup.notes])

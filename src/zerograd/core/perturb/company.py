@@ -86,7 +86,8 @@ class Modules:
         frame: FrameType | None = sys._getframe(1)
         while frame is not None:
             for value in list(frame.f_locals.values()):
-                if isinstance(value, torch.nn.Module) and id(value) not in self._seen:
+                # (a module that is being copied has nothing in it yet)
+                if isinstance(value, torch.nn.Module) and id(value) not in self._seen and "_modules" in vars(value):
                     self._seen.update((id(m), weakref.ref(m)) for m in value.modules())
             frame = frame.f_back
 
