@@ -3,6 +3,7 @@
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -141,6 +142,33 @@ def test_one_ctrl_c_is_one_keyboard_interrupt() -> None:
                 undone.append(1)
     assert undone == [1]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+class Finalised:
+    """Presses Ctrl-C while it is collected."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+        seen_by_finalisers.append("del")
+
+
+seen_by_finalisers: list[str] = []
+
+
+def test_a_signal_in_a_finaliser_is_not_lost() -> None:
+    """Python drops what is raised there."""
+
+    def press() -> None:
+        signal.raise_signal(signal.SIGINT)
+        seen_by_finalisers.append("finalize")
+
+    for make in (Finalised, lambda: weakref.finalize(Strike(0), press)):
+        with pytest.raises(KeyboardInterrupt):
+            with uninterrupted():
+                with interruptible():
+                    make()
+                    seen_by_finalisers.append("on")
+    assert seen_by_finalisers == ["del", "on", "finalize", "on"]
 
 
 def test_other_threads_and_handlers_of_the_users_own() -> None:

@@ -14,17 +14,23 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-OVERRIDES = os.path.join("torch", "overrides.py")  # where PyTorch takes function modes off and puts them back
-NEAR = 4  # frames
+# where PyTorch takes function modes off and puts them back, and where Python calls back what a collected object left
+CAREFUL_FILES = (os.path.join("torch", "overrides.py"), "weakref.py", "_weakrefset.py")
+CAREFUL_METHODS = ("__enter__", "__exit__", "__del__")
+NEAR = 6  # frames
 
 
-def _changes_state(frame: FrameType | None) -> bool:
-    """Whether a context manager is being entered or left: interrupted there, it would not put back what it changed."""
+def _must_wait(frame: FrameType | None) -> bool:
+    """Whether an interrupt would do harm here, or be lost.
+
+    Interrupted while it is entered or left, a context manager does not put back what it changed; Python drops what is
+    raised in a finaliser.
+    """
     for _ in range(NEAR):
         if frame is None:
             return False
         code = frame.f_code
-        if code.co_name in ("__enter__", "__exit__") or code.co_filename.endswith(OVERRIDES):
+        if code.co_name in CAREFUL_METHODS or code.co_filename.endswith(CAREFUL_FILES):
             return True
         frame = frame.f_back
     return False
@@ -43,7 +49,7 @@ class _Gate:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """The handler. What is let through shuts the gate, before anything else can be raised in the way out."""
         self.waiting += 1
-        if self.open and (self.waiting > 1 or not _changes_state(frame)):
+        if self.open and (self.waiting > 1 or not _must_wait(frame)):
             self.let_through(frame)
 
     def let_through(self, frame: FrameType | None = None) -> None:
