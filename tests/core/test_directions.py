@@ -242,7 +242,7 @@ def test_a_log_with_other_scales(tmp_path: Path) -> None:
     optimizer = MeZO(model.named_parameters(), lr=1e-3, scaling=Variance(), log=tmp_path / "run.zlog")
     optimizer.step(loss_closure(model))
     assert optimizer.log is not None
-    optimizer.log.steps[0] = replace(optimizer.log.steps[0], d=(1.0,))
+    optimizer.log.steps = [replace(optimizer.log.steps[0], d=(1.0,)), *optimizer.log.steps[1:]]
     optimizer.log.copy_to(tmp_path / "other.zlog", 1)
     with pytest.raises(LogError, match="step 0 has 1 scales, and the model has 4 blocks"):
         replay(tmp_path / "other.zlog", make_tiny("opt"))

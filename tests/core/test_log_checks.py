@@ -46,7 +46,7 @@ def frozen_embeddings() -> torch.nn.Module:
 
 
 def test_the_steps_of_a_log_are_numbered(log: StepLog) -> None:
-    log.steps[1] = replace(log.steps[1], number=5)
+    log.steps = [log.steps[0], replace(log.steps[1], number=5), *log.steps[2:]]
     log.copy_to(log.path, 3)
     with pytest.raises(LogError, match="record 1 of .* belongs to step 5, not 1"):
         StepLog.read(log.path)

@@ -9,8 +9,10 @@ import json
 import math
 import struct
 import zlib
+from array import array
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 from zerograd.core.header import Header, LogError
 from zerograd.updates import Step
@@ -39,10 +41,41 @@ class Record(NamedTuple):
     lr: float
 
 
-class Steps(NamedTuple):
+class Steps(Sequence[Step]):
+    """Steps as the bytes of their records: some 30 bytes a step, where objects take 300, so that long runs stay small.
+
+    Args:
+        groups: Parameter groups of the run.
+    """
+
+    def __init__(self, groups: int) -> None:
+        self._groups, self._bytes, self._ends = groups, bytearray(), array("Q")
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, at: int) -> Step: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Step]: ...
+    def __getitem__(self, at: int | slice) -> Step | list[Step]:
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(len(self)))]
+        number = range(len(self))[at]
+        first = self._ends[number - 1] if number else 0
+        bodies = (self._bytes[i : i + RECORD.size] for i in range(first, self._ends[number], SIZE))
+        return _step("a step in memory", [_record(body) for body in bodies], number, self._groups)
+
+    def add(self, packed: bytes) -> None:
+        """Add the records of one step."""
+        self._bytes += packed
+        self._ends.append(len(self._bytes))
+
+
+class Found(NamedTuple):
     """What was read: the complete steps, the offset behind them, and the checksum chain there."""
 
-    steps: list[Step]
+    steps: Steps
     intact: int
     crc: int
 
@@ -105,7 +138,7 @@ def pack_step(step: Step, crc: int) -> tuple[bytes, int]:
     return packed, crc
 
 
-def read_steps(path: Path, data: bytes, start: int, crc: int, groups: int) -> Steps:
+def read_steps(path: Path, data: bytes, start: int, crc: int, groups: int) -> Found:
     """The complete steps behind the header.
 
     Args:
@@ -118,7 +151,7 @@ def read_steps(path: Path, data: bytes, start: int, crc: int, groups: int) -> St
     Raises:
         LogError: A record that was changed, or one that no run writes.
     """
-    found = Steps([], start, crc)
+    found = Found(Steps(groups), start, crc)
     rows: list[Record] = []
     for number, at in enumerate(range(start, len(data) - SIZE + 1, SIZE)):
         body = data[at : at + RECORD.size]
@@ -128,13 +161,17 @@ def read_steps(path: Path, data: bytes, start: int, crc: int, groups: int) -> St
                 f"record {number} of {path} (byte {at}) is damaged: its checksum does not match. The log is refused, "
                 f"because the weights behind it would be wrong; its first {len(found.steps)} steps are intact."
             )
-        row = Record._make(RECORD.unpack(body))
-        rows.append(row._replace(kind=row.kind & ~END_OF_STEP))
-        if row.kind & END_OF_STEP:
-            step = _step(f"record {number} of {path}", rows, len(found.steps), groups)
-            found.steps.append(step)
-            found, rows = Steps(found.steps, at + SIZE, crc), []
+        rows.append(_record(body))
+        if body[0] & END_OF_STEP:
+            _step(f"record {number} of {path}", rows, len(found.steps), groups)
+            found.steps.add(data[found.intact : at + SIZE])
+            found, rows = Found(found.steps, at + SIZE, crc), []
     return found
+
+
+def _record(body: bytes | bytearray) -> Record:
+    row = Record._make(RECORD.unpack(body))
+    return row._replace(kind=row.kind & ~END_OF_STEP)
 
 
 def _step(where: str, rows: list[Record], number: int, groups: int) -> Step:

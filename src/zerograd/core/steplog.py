@@ -8,7 +8,7 @@ from typing import BinaryIO
 from zerograd.core.header import MAX_GROUPS as MAX_GROUPS
 from zerograd.core.header import Header, LogError
 from zerograd.core.lock import InUseError, Lock
-from zerograd.core.records import pack_header, pack_step, read_header, read_steps
+from zerograd.core.records import Steps, pack_header, pack_step, read_header, read_steps
 from zerograd.core.safety import whole_file
 from zerograd.updates import Step
 
@@ -21,7 +21,7 @@ class StepLog:
         header: What the run is (see `docs/log-format.md`); written when the file is new.
     """
 
-    def __init__(self, path: Path, header: Header, steps: list[Step], crc: int, file: BinaryIO | None) -> None:
+    def __init__(self, path: Path, header: Header, steps: Steps, crc: int, file: BinaryIO | None) -> None:
         self.path, self.header, self.steps = path, header, steps
         self._crc, self._file = crc, file
         self._intact = self._total = 0
@@ -40,7 +40,7 @@ class StepLog:
         """
         path = Path(path)
         data, crc = pack_header(header)
-        log = cls(path, header, [], crc, None)
+        log = cls(path, header, Steps(len(header.weight_decay)), crc, None)
         log._take()
         try:
             if holds_run(path):
@@ -143,7 +143,7 @@ class StepLog:
             ) from error
         self._size += len(packed)
         self._crc = crc
-        self.steps.append(step)
+        self.steps.add(packed)
 
     def _check_unchanged(self, descriptor: int) -> None:
         """That the open file is the one that a name leads to, and holds what was written here."""
