@@ -170,7 +170,7 @@ def write_page(text: str, rows: dict[tuple[str, str], tuple[str, str]]) -> str:
     rest = len(rows) - sum(counts.values())
     said = (
         f"Of the {len(rows)} entries of transformers {transformers.__version__}, {counts[WORKS]} work, "
-        f"{counts[REFUSED]} are refused by an error, {counts[FAULT]} are faults, and {rest} could not be tried."
+        f"{counts[REFUSED]} refused by an error, {counts[FAULT]} faults, {rest} not tried (the reason is in the row)."
     )
     lines = [said, "", HEAD, "|---|---|---|---|"]
     lines += [f"| {kind} | `{name}` | {trial} | {words} |" for (kind, name), (trial, words) in rows.items()]
