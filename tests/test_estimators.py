@@ -101,6 +101,7 @@ KINDS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_unbiased() -> None:
     """The mean of many estimates is the gradient: E[z z^T] = I for every kind of direction."""
     for extra in KINDS:

@@ -241,6 +241,7 @@ def wait_for_steps(folder: Path, steps: int, process: subprocess.Popen[str]) -> 
     pytest.fail(f"no step {steps}: {process.communicate()[1]}")
 
 
+@pytest.mark.slow
 def test_killed_interrupted_and_resumed_runs_end_in_the_same_bits(tmp_path: Path) -> None:
     """SIGKILL, then Ctrl-C, then to the end; `benchmarks/kill.py` kills twenty times."""
     whole, run = tmp_path / "whole", tmp_path / "run"

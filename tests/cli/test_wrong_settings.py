@@ -10,6 +10,8 @@ import pytest
 
 from zerograd.cli.main import main
 
+SLOW = pytest.mark.slow  # an interpreter that imports everything
+
 WRONG = [  # flags of `train`, and what is said of them
     ("--learning_rate -1", "learning_rate must be 0 or more, and finite in float32, got -1.0"),
     ("--learning_rate nan", "learning_rate must be 0 or more"),
@@ -166,7 +168,9 @@ def test_a_wrong_setting_of_a_method(text: str, message: str, tmp_path: Path, ca
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("words", ["trian", "", "--help", "train --help", "tasks", "probe"])
+@pytest.mark.parametrize(
+    "words", ["trian", *(pytest.param(w, marks=SLOW) for w in ("", "--help", "train --help", "tasks", "probe"))]
+)
 def test_what_reads_the_output_is_gone(words: str) -> None:
     """As `zerograd trian | head -1`, at its earliest: nothing is read."""
     source, sink = os.pipe()

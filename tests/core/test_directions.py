@@ -106,7 +106,7 @@ def test_the_expectation_is_modified() -> None:
     assert not np.allclose(optimizer.updater.directions.probe_scale(0, 0, optimizer.updater.d), 1)
 
 
-@pytest.mark.parametrize("by", ["gradient_norm", "backprop"])
+@pytest.mark.parametrize("by", [pytest.param("gradient_norm", marks=pytest.mark.slow), "backprop"])
 def test_gradient_norms(by: str) -> None:
     """Proposition 1 with many samples, and one backward pass, against autograd."""
     model = make_tiny("llama")

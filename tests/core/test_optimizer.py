@@ -59,6 +59,7 @@ def test_converges_on_a_quadratic(distribution: str, n: int, dtype: torch.dtype)
     assert model().item() < 0.3  # from 30
 
 
+@pytest.mark.slow
 def test_expected_update_is_the_gradient() -> None:
     total = torch.zeros(60, dtype=torch.float64)
     for seed in range(300):

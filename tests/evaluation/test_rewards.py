@@ -65,12 +65,12 @@ def test_errors_name_the_function_and_the_example(function: Any, words: str) -> 
 
 def test_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "my_rewards.py").write_text("def short(prompts, completions):\n    return [0.0]\nnumber = 3\n")
-    assert Reward.load("my_rewards:short").name == "my_rewards:short"
+    (tmp_path / "rewards_of_ours.py").write_text("def short(prompts, completions):\n    return [0.0]\nnumber = 3\n")
+    assert Reward.load("rewards_of_ours:short").name == "rewards_of_ours:short"
     for name, words in (
-        ("my_rewards:long", "cannot load"),
+        ("rewards_of_ours:long", "cannot load"),
         ("none:x", "No module"),
-        ("my_rewards:number", "not a function"),
+        ("rewards_of_ours:number", "not a function"),
     ):
         with pytest.raises(RewardError, match=words):
             Reward.load(name)

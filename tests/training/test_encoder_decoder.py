@@ -30,7 +30,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return save(str(request.param), tmp_path_factory.mktemp(str(request.param)) / "model")
 
 
-@pytest.mark.parametrize("tune", ["full", "lora"])
+@pytest.mark.parametrize("tune", ["full", pytest.param("lora", marks=pytest.mark.slow)])
 def test_train_eval_and_replay(folder: Path, tune: str, tmp_path: Path, capsys: Any) -> None:
     run, data = tmp_path / "run", ["--data", demo_folder("data"), "--task", "sst2"]
     given = ["--model", folder, "--tune", tune, *data, "--output_dir", run]
