@@ -138,7 +138,7 @@ def hessian_trace(
         for i in range(samples):
             with perturber.session(Direction((i, 0), everything)):
                 if i == 0:
-                    sides = first.losses(perturber, [[loss]], (eps, -eps), 0)
+                    sides = first.losses(perturber, [[loss]], (eps, -eps), 0, True)
                 else:
                     sides = perturber.losses([[loss]], (eps, -eps))
                 plus, minus = (float(side[0]) for side in sides)

@@ -1,5 +1,6 @@
 """Weights that change without the optimiser: by the forward itself, or by a conversion between two steps."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from architectures import loss_closure, make_tiny
 from zerograd import MeZO, estimators, replay
 from zerograd.core.safety import ProbeError
 from zerograd.core.scales import Variance
+from zerograd.noise import Noise
 
 
 def build(max_norm: float | None = None) -> torch.nn.Module:
@@ -176,3 +179,86 @@ def test_tensors_that_became_one_are_noticed() -> None:
     b.weight.data = a.weight.data
     with pytest.raises(ProbeError, match="'a' and 'b' overlap in memory"):
         optimizer.step(lambda: b(a(x)).square().mean())
+
+
+@pytest.mark.parametrize("probing", ["streamed", "snapshot"])
+def test_parameters_that_others_replaced_are_noticed(probing: str) -> None:
+    model = build()
+    optimizer = MeZO(model.named_parameters(), lr=1e-2, probing=probing)
+    for _ in range(2):
+        optimizer.step(loss_of(model))
+    model.load_state_dict({k: v.clone() for k, v in model.state_dict().items()}, assign=True)
+    with pytest.raises(ProbeError, match="reads none of the tensors that are tuned"):
+        optimizer.step(loss_of(model))
+
+
+def test_what_a_side_writes_is_not_there_for_the_next() -> None:
+    """In blocks that the probe leaves alone too."""
+    losses = {}
+    for blocks in (0, 1):
+        torch.manual_seed(0)
+        model = torch.nn.ModuleDict({"layer": torch.nn.ModuleList([torch.nn.Linear(4, 4) for _ in range(3)])})
+        x = torch.ones(2, 4)
+
+        def closure(model: Any = model, x: torch.Tensor = x) -> torch.Tensor:
+            h = x
+            for layer in model["layer"]:
+                with torch.no_grad():
+                    layer.weight.mul_(0.9)
+                h = layer(h)
+            return h.square().mean()
+
+        optimizer = MeZO(model.named_parameters(), lr=0.0, eps=1e-6, probing="snapshot", blocks=blocks)
+        plus, minus = optimizer.prober.sides(closure, 0, 0)
+        losses[blocks] = (plus, minus)
+        assert plus == pytest.approx(minus, rel=1e-3)  # eps is tiny: the sides are nearly one
+
+
+@pytest.mark.parametrize("probing", ["streamed", "snapshot"])
+def test_reads_in_traced_code_are_found_whatever_moves(probing: str) -> None:
+    """An embedding that a traced head reads too, with one block moved a probe; and nothing is called unread."""
+
+    class Traced(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.layers = torch.nn.Embedding(9, 6), torch.nn.ModuleList([torch.nn.Linear(6, 6)])
+            self.head = torch.jit.trace(torch.nn.Linear(6, 4), torch.ones(1, 6))
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = self.head(self.layers[0](self.embed(ids)))
+            return result
+
+    gs = []
+    for way in (probing, "snapshot"):
+        torch.manual_seed(0)
+        model, ids = Traced(), torch.tensor([[1, 2, 3]])
+        optimizer = MeZO(model.named_parameters(), lr=0.0, probing=way, blocks=1, seed=2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            gs.append([optimizer.step(lambda m=model, i=ids: m(i).square().mean()) for _ in range(6)])
+    assert gs[0] == gs[1]
+
+
+def test_decay_passes_over_nothing_that_stays() -> None:
+    """A block that no direction moved is touched only where its decay is due."""
+    model, passes = make_tiny("llama"), list[int]()
+    optimizer = MeZO(model.named_parameters(), lr=1e-6, weight_decay=0.1, blocks=1, probing="snapshot")
+    original = Noise.add_
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Noise, "add_", lambda self, *a, **k: (passes.append(1), original(self, *a, **k))[1])
+        optimizer.step(loss_closure(model))
+    assert len(passes) < len(optimizer.parameters.entries) / 2
+
+
+def test_decay_that_is_due_is_in_the_state() -> None:
+    model, twin = build(), build()
+    optimizer = MeZO(model.named_parameters(), lr=1e-4, weight_decay=0.1)
+    for _ in range(3):
+        optimizer.step(loss_of(model))
+    twin.load_state_dict(model.state_dict())
+    other = MeZO(twin.named_parameters(), lr=1e-4, weight_decay=0.1)
+    other.load_state_dict(optimizer.state_dict())
+    for _ in range(8):
+        optimizer.step(loss_of(model))
+        other.step(loss_of(twin))
+    assert same(bits(model), bits(twin))

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from architectures import ARCHITECTURES, loss_closure, make_tiny
 from zerograd import MeZO
 from zerograd.core.perturb.lockstep import Lockstep
+from zerograd.core.probe import Parts
 
 token_of = contextvars.ContextVar("token_of", default=0)
 lock = threading.Lock()
@@ -163,7 +164,8 @@ def test_the_models_of_the_library_meet_at_every_read(name: str, monkeypatch: py
     monkeypatch.setattr(Lockstep, "wait_for", wait_for)
     optimizer = MeZO(model.named_parameters(), lr=1e-3, probing="streamed")
     for _ in range(2):
-        optimizer.step(loss_closure(model))
+        optimizer.probe(Parts([[loss_closure(model)]]))
+        optimizer.step()
     assert met and set(met) == {2}
 
 
@@ -206,7 +208,7 @@ def test_closures_that_enter_things_are_those_of_forwards_in_turn(kind: str) -> 
         parameters = dict(model.named_parameters())
         state = torch.get_rng_state()
         optimizer = MeZO(model.named_parameters(), lr=1e-2, probing=probing)
-        losses = [optimizer.step(closure) for _ in range(6)]
+        losses = [(optimizer.probe(Parts([[closure]])), optimizer.step()) for _ in range(6)]
         assert all(p is parameters[name] for name, p in model.named_parameters())
         assert torch.equal(state, torch.get_rng_state())
         results.append((losses, [p.detach().clone() for p in model.parameters()]))

@@ -189,3 +189,23 @@ def test_other_threads_and_handlers_of_the_users_own() -> None:
     thread.start()
     thread.join()
     assert entered == [before]
+
+
+def test_a_handler_that_steps_aside_comes_after_the_step() -> None:
+    """The usual one: the first Ctrl-C ends the loop after this step, the second at once."""
+    asked: list[int] = []
+
+    def graceful(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, graceful)
+    seen = []
+    with pytest.raises(KeyboardInterrupt):
+        with uninterrupted():
+            with interruptible():
+                signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            seen.append("the update is whole")
+    assert asked == [signal.SIGINT] and seen
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # as the user's handler wanted

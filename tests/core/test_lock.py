@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from architectures import loss_closure, make_tiny, same, state
 from zerograd import LogError, MeZO, StepLog
@@ -258,5 +257,22 @@ def test_a_trainer_that_is_done_lets_go(tmp_path: Path) -> None:
     first, second = train(1), train(3)
     assert len(StepLog.read(tmp_path / "steps.zlog").steps) == 3
     with pytest.raises(LogError, match="another run writes the same log"):
-        first.mezo.step(lambda: torch.tensor(1.0))
+        first.mezo.step(lambda: next(first.model.parameters()).square().mean())
     assert second.mezo.log.header == first.mezo.log.header
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="needs another user's file")
+def test_a_lock_that_another_user_left_holds_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "run.zlog.lock"
+    path.write_text("{}")
+    path.chmod(0o444)
+    tmp_path.chmod(0o777)
+    code = (
+        "import os, sys; from pathlib import Path; from zerograd.core.lock import Lock\n"
+        "os.seteuid(65534); Lock(Path(sys.argv[1]), 'a log'); print('locked')"
+    )
+    for parent in path.parents:
+        if not os.stat(parent).st_mode & 0o001:
+            parent.chmod(os.stat(parent).st_mode | 0o011)
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+    assert done.stdout.strip() == "locked", done.stderr

@@ -77,7 +77,7 @@ class Updater:
         """Back to the start of the run: no history, no d, moments of 0."""
         self.d: D = ()  # of the steps taken
         self._stored = StoredMoments.of(self.update, self._entries, self.directions.noise)
-        self._decay = Decay(self.weight_decay, every_step=self.directions.noise.spec == 1)
+        self.decay = Decay(self.weight_decay, every_step=self.directions.noise.spec == 1)
         self._kept = [1.0] * len(self.weight_decay)  # of the step that is being taken: what it leaves of the weights
         self._history: deque[AppliedStep] = deque(maxlen=1 if self._stored else self.update.window)
         wide = [e for e in self._entries if self.extra_byte and e.tensor.element_size() == 2]
@@ -86,8 +86,7 @@ class Updater:
     @property
     def remembers(self) -> bool:
         """Whether the next step depends on the steps before it."""
-        decays = any(self.weight_decay)
-        return self.update.window > 1 or self.directions.scaling is not None or bool(self._bytes) or decays
+        return self.update.window > 1 or self.directions.scaling is not None or bool(self._bytes)
 
     @property
     def nbytes(self) -> int:
@@ -130,7 +129,7 @@ class Updater:
             if self._prefetch is not None:
                 self._prefetch.forget()
             if pending is not None:
-                self._kept = self._decay.take(step)
+                self._kept = self.decay.take(step)
                 self._apply(step, pending)
                 self._history.append(pending.last)
             if step.d:
@@ -172,7 +171,7 @@ class Updater:
         if moving.any():
             return Terms(pending.at[moving], coefficients[moving])
         # a block that no direction moved
-        return Terms(pending.at[:1], [0.0]) if self.weight_decay[entry.group] else None
+        return Terms(pending.at[:1], [0.0]) if self.decay.acts(entry.group, self._kept) else None
 
     def _is_away(self, entry: Trainable) -> bool:
         return self._prefetch is not None and self._prefetch.holds(entry) and entry not in self._bytes

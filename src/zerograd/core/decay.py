@@ -23,14 +23,18 @@ class Decay:
 
     def __init__(self, weight_decay: Sequence[float], every_step: bool) -> None:
         self._weight_decay, self._every_step = weight_decay, every_step
-        self._due = [1.0] * len(weight_decay)
+        self.due = [1.0] * len(weight_decay)  # the factor of each group that has not been applied yet
 
     def take(self, step: Step) -> list[float]:
         """The factor of each group at a step: float32 values. Called once for each step that is taken."""
         factors = []
         for i, (lr, decay) in enumerate(zip(step.lr, self._weight_decay, strict=True)):
-            due = (1.0 if self._every_step else self._due[i]) * (1 - lr * decay)
+            due = (1.0 if self._every_step else self.due[i]) * (1 - lr * decay)
             factor = float(np.float32(due)) if self._every_step or abs(1 - due) >= LEAST else 1.0
-            self._due[i] = due / factor if factor else 1.0
+            self.due[i] = due / factor if factor else 1.0
             factors.append(factor)
         return factors
+
+    def acts(self, group: int, factors: Sequence[float]) -> bool:
+        """Whether a step with these factors changes a group that nothing else changes."""
+        return bool(self._weight_decay[group]) if self._every_step else factors[group] != 1

@@ -57,10 +57,20 @@ class _Gate:
         shut()
         self.waiting = 0
         if callable(self.previous):
-            self.previous(signal.SIGINT, frame)
+            try:
+                self.previous(signal.SIGINT, frame)
+            finally:
+                self.stay()
         elif self.previous is signal.SIG_DFL:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.raise_signal(signal.SIGINT)
+
+    def stay(self) -> None:
+        """A handler that the user's put in this one's place comes behind it until the step is whole."""
+        now = signal.getsignal(signal.SIGINT)
+        if self.owner is not None and now is not self:
+            self.previous = now
+            signal.signal(signal.SIGINT, self)
 
 
 _gate = _Gate()
@@ -86,6 +96,7 @@ def uninterrupted() -> Iterator[None]:
         yield
     finally:
         shut()
+        _gate.stay()
         _gate.owner = None
         signal.signal(signal.SIGINT, _gate.previous)
         if _gate.waiting:

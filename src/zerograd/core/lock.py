@@ -74,7 +74,10 @@ class Lock:
 def _try(path: Path) -> BinaryIO | None:
     """The lock's file, locked; None where another holds it."""
     while True:
-        file = path.open("a+b", buffering=0)
+        try:
+            file: BinaryIO = path.open("a+b", buffering=0)
+        except PermissionError:
+            file = path.open("rb", buffering=0)  # another user's, left behind or not: it can be locked all the same
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -87,12 +90,12 @@ def _try(path: Path) -> BinaryIO | None:
             )
             return file
         if _is_there(file, path):  # else its holder has just removed it
-            file.truncate(0)
             now = time.strftime("%Y-%m-%d %H:%M:%S")
             try:
+                file.truncate(0)
                 file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now}).encode())
             except OSError:
-                pass  # the disk is full: locked all the same, without a name
+                pass  # a full disk, or another user's file: locked all the same, without a name
             return file
 
 

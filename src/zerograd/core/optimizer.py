@@ -207,8 +207,8 @@ class MeZO(torch.optim.Optimizer):
         return self.log.steps[self.steps_done - 1] if self.log is not None and self.steps_done else None
 
     def state_dict(self) -> dict[str, Any]:
-        """torch's state dict (the groups; there is no per-tensor state) and the number of steps done."""
-        return {**super().state_dict(), "steps_done": self.steps_done}
+        """torch's state dict (the groups; there is no per-tensor state), the steps done, and the decay that is due."""
+        return {**super().state_dict(), "steps_done": self.steps_done, "decay_due": list(self.updater.decay.due)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore learning rates and the number of steps done. The weights are the caller's to restore.
@@ -229,8 +229,11 @@ class MeZO(torch.optim.Optimizer):
                 f"this state is of step {steps_done}, but the weights and the log are at step {self.steps_done}: start "
                 "from the base weights and resume the log instead (MeZO(..., log=path, resume=True), or a new Trainer)"
             )
-        super().load_state_dict({k: v for k, v in state_dict.items() if k != "steps_done"})
+        ours = ("steps_done", "decay_due")
+        super().load_state_dict({k: v for k, v in state_dict.items() if k not in ours})
         self.steps_done = steps_done
+        if self.log is None:
+            self.updater.decay.due[:] = state_dict.get("decay_due", self.updater.decay.due)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Groups are given to the constructor: the log's header names every tensor, so none can be added later."""

@@ -12,9 +12,9 @@ import torch
 
 from zerograd.core.directions import D, Direction, Directions
 from zerograd.core.interrupts import interruptible
-from zerograd.core.perturb.first_step import FirstStep
+from zerograd.core.perturb.first_step import FirstStep, reads_any
 from zerograd.core.perturb.perturber import Closure, Loss, Perturber, Waves, as_floats
-from zerograd.core.safety import memory_for
+from zerograd.core.safety import ProbeError, memory_for
 from zerograd.core.scales import Variance, norms_of, rescaled
 from zerograd.estimators import SPSA
 from zerograd.schedules import MAX_PROBES
@@ -33,10 +33,14 @@ class Parts:
     Args:
         waves: The closures of a wave run side by side, and are all held in memory at once; waves run in turn.
         divisor: Of the sum, which is made in float64: equal counts of errors, say, stay equal however they are spread.
+        together: Whether forwards may run side by side, those of one closure at both ends of a probe too. They may
+            where a closure computes its loss from the model and the batch alone: what the model or the closure keeps
+            from one forward to the next (an auxiliary loss on a module, say) would be another's.
     """
 
     waves: Waves
     divisor: float = 1.0
+    together: bool = True
 
     def __call__(self) -> Loss:
         """The loss; a tensor with a graph where the parts' losses have one."""
@@ -52,8 +56,8 @@ class Parts:
 
 
 def in_parts(closure: Closure | Parts) -> Parts:
-    """A closure as a batch of one part."""
-    return closure if isinstance(closure, Parts) else Parts([[closure]])
+    """A closure as a batch of one part, of which nothing is known: its forwards run in turn."""
+    return closure if isinstance(closure, Parts) else Parts([[closure]], together=False)
 
 
 class Prober:
@@ -70,6 +74,8 @@ class Prober:
         self.perturber, self.directions, self.estimator = perturber, directions, estimator
         self.forwards = 0  # of whole batches so far, for measurements of d too; without the first step's extra looks
         self.first_step: FirstStep | None = FirstStep(directions.parameters, allow_unread)
+        self._reads = False  # whether the first step saw what is read
+        self._ties = 0  # probes none of whose sides moved the loss
         self.clear()
 
     def clear(self) -> None:
@@ -84,6 +90,8 @@ class Prober:
         if scaling is not None and not self._losses and scaling.due(step):
             self._measure(closure, step, scaling, d)
         losses = [self.sides(closure, step, j, self._d or d) for j in range(self.estimator.probes(step))]
+        if len({loss for sides in losses for loss in sides}) == 1:
+            self._check_reads(closure)
         base = self._baseline(closure)  # (after the sides, which refuse a forward that writes weights)
         self._base += base
         if not self._losses:
@@ -98,6 +106,7 @@ class Prober:
             raise RuntimeError("step() has nothing to apply: call probe(closure) first, or step(closure)")
         if self.first_step is not None:
             self.first_step.check_read()
+            self._reads = self.first_step.found
             self.first_step = None
         g = self.estimator.coefficients(self._losses, self._base)
         losses = [self._mean(sides, self._base) for sides in self._losses]
@@ -114,12 +123,27 @@ class Prober:
         parts, guarded = self._guarded(closure)
         before = self.forwards
         with torch.no_grad(), self.perturber.session(direction):
-            if self.first_step is None:
-                losses = self.perturber.losses(guarded, offsets)
+            if self.first_step is not None:
+                losses = self.first_step.losses(self.perturber, guarded, offsets, direction.at[1], parts.together)
             else:
-                losses = self.first_step.losses(self.perturber, guarded, offsets, direction.at[1])
+                losses = (self.perturber.losses if parts.together else self.perturber.in_turn)(guarded, offsets)
             self.forwards = before + len(offsets)
             return [parts.total(side) for side in losses]
+
+    def _check_reads(self, closure: Closure | Parts) -> None:
+        """No side moved the loss, as happens to accuracies: ProbeError where the forward reads no weight any more."""
+        self._ties += 1
+        if not self._reads or self._ties & (self._ties - 1):  # looked at the 1st, 2nd, 4th, 8th time
+            return
+        _, guarded = self._guarded(closure)
+        with torch.no_grad(), self.perturber.unmoved():
+            still = reads_any(self.directions.parameters, guarded)
+        if not still:
+            raise ProbeError(
+                "the forward reads none of the tensors that are tuned, as it did at the first step: others have taken "
+                "their place (load_state_dict(assign=True), another model in the closure?). Make a new MeZO of the "
+                "parameters that the model has now."
+            )
 
     def _guarded(self, closure: Closure | Parts) -> tuple[Parts, Waves]:
         """A closure in parts, and what runs each of them."""

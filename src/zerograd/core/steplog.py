@@ -162,11 +162,12 @@ class StepLog:
 
     def copy_to(self, path: Path, steps: int) -> None:
         """Write a self-contained log of the first `steps` steps, replacing a file that is there."""
-        data, crc = pack_header(self.header)
+        header, crc = pack_header(self.header)
+        parts = [header]
         for step in self.steps[:steps]:
             packed, crc = pack_step(step, crc)
-            data += packed
-        _write(path, data)
+            parts.append(packed)
+        _write(path, b"".join(parts))
 
     def close(self) -> None:
         """Close the file, and let others write it."""

@@ -101,7 +101,7 @@ def twin_of(model: Any) -> Any:
     """
     config = twin_config(model.config)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # (manual_seed would seed the GPUs too)
         twin = type(model)(config).float().eval()
         for parameter in twin.parameters():
             if parameter.dim() > 1:  # large enough for every token to matter to those that see it

@@ -1,6 +1,8 @@
 """Whether forwards bear the company of others is decided by all that they compute, and by what they leave."""
 
+import gc
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 
 from zerograd import MeZO
 from zerograd.core.perturb.company import Modules, Witnessed
+from zerograd.core.probe import Parts
 
 
 class Remembering(torch.nn.Module):
@@ -43,7 +46,8 @@ class LateKeeper(Remembering):
 
 def run(model: Any, forward: Callable[[torch.Tensor], torch.Tensor], probing: str, x: torch.Tensor) -> list[Any]:
     optimizer = MeZO(model.named_parameters(), lr=1e-2, eps=1e-2, probing=probing)
-    return [optimizer.step(lambda: (forward(x).argmax(-1) == 0).float().mean()) for _ in range(20)]
+    parts = Parts([[lambda: (forward(x).argmax(-1) == 0).float().mean()]])
+    return [(optimizer.probe(parts), optimizer.step())[0] for _ in range(20)]
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -94,7 +98,8 @@ def test_random_state_that_is_put_back_by_hand() -> None:
     with warnings.catch_warnings(record=True):
         warnings.simplefilter("always")
         for _ in range(3):
-            optimizer.step(closure)
+            optimizer.probe(Parts([[closure]]))
+            optimizer.step()
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -103,7 +108,8 @@ def test_plain_forwards_go_side_by_side() -> None:
     optimizer = MeZO(model.named_parameters(), lr=1e-2, probing="streamed")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        optimizer.step(lambda: model(x).square().mean())
+        optimizer.probe(Parts([[lambda: model(x).square().mean()]]))
+        optimizer.step()
     assert optimizer.perturber.bears_company  # type: ignore[attr-defined]
 
 
@@ -131,3 +137,47 @@ def test_modules_give_back_what_they_held() -> None:
     vars(model[1])["bias"] = torch.zeros(2)
     assert sorted(modules.put_back(held)) == ["Linear.bias", "Linear.weight"]
     assert all(a is b for a, b in zip(model.parameters(), before, strict=True)) and model[1].bias is before[3]
+
+
+class Stashing(torch.nn.Module):
+    """Leaves an auxiliary loss on itself, which a closure may add."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = torch.nn.Linear(5, 5), torch.nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.a(x)
+        self.aux = h.square().mean()
+        result: torch.Tensor = self.b(h)
+        return result
+
+
+def test_a_closure_of_which_nothing_is_known_runs_in_turn() -> None:
+    """It may do at a later step what it did not do at the first: here, read what the model left on itself."""
+    gs = []
+    for probing in ("streamed", "snapshot"):
+        torch.manual_seed(0)
+        model, x = Stashing(), torch.randn(8, 5)
+        optimizer = MeZO(model.named_parameters(), lr=0.0, probing=probing)
+
+        def closure(model: Stashing = model, x: torch.Tensor = x, optimizer: MeZO = optimizer) -> torch.Tensor:
+            loss = model(x).square().mean()
+            return loss + (10 * model.aux if optimizer.steps_done else 0)
+
+        gs.append([optimizer.step(closure) for _ in range(3)])
+    assert gs[0] == gs[1]
+
+
+def test_nothing_of_the_callers_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before Python 3.13 a look at a frame's variables holds them until the frame ends."""
+    model, x = torch.nn.Linear(3, 2), torch.ones(1, 3)
+    teacher = torch.nn.Linear(3, 2)
+    alive = weakref.ref(teacher)
+    for probing in ("streamed", "snapshot"):
+        optimizer = MeZO(model.named_parameters(), lr=1e-3, probing=probing)
+        optimizer.probe(Parts([[lambda: model(x).square().mean()]]))
+        optimizer.step()
+    del teacher
+    gc.collect()
+    assert alive() is None

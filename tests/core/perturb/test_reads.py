@@ -458,3 +458,45 @@ def test_an_alias_is_reported_at_the_users_line() -> None:
     with pytest.warns(UserWarning, match="through a view made before") as caught:
         optimizer.step(lambda: model.flat.sum() + model.a.sum() + model.b.sum())
     assert {w.filename for w in caught} == {__file__}
+
+
+def test_a_row_is_a_view() -> None:
+    """`w[i]` with an int: what is written to it is written to the weight, and what is kept of it goes stale."""
+    x = torch.ones(2, 3)
+
+    def build() -> torch.nn.Module:
+        torch.manual_seed(0)
+        model = torch.nn.Module()
+        model.w = torch.nn.Parameter(torch.randn(3, 4))
+        return model
+
+    model = build()
+    with pytest.raises(ProbeError, match="writes to trainable tensor 'w'"):
+        MeZO(model.named_parameters(), lr=0.0, probing="streamed").step(
+            lambda: (model.w[0].mul_(3.0), (x @ model.w).square().mean())[1]
+        )
+    kept: dict[str, torch.Tensor] = {}
+    with pytest.raises(ProbeError, match="keeps a view of trainable tensor 'w'"):
+        MeZO(model.named_parameters(), lr=0.0, probing="streamed").step(
+            lambda: (x[:, :1] * kept.setdefault("row", model.w[0])).square().mean() + model.w.square().sum()
+        )
+
+
+SCALE = 1.0
+
+
+def scaled(w: torch.Tensor) -> torch.Tensor:
+    if torch.overrides.has_torch_function_unary(w):
+        return torch.overrides.handle_torch_function(scaled, (w,), w)
+    return w * SCALE
+
+
+def test_globals_of_a_function_that_is_opened_are_todays() -> None:
+    model = torch.nn.Linear(3, 3)
+    losses = []
+    for value in (1.0, 10.0):
+        globals()["SCALE"] = value
+        optimizer = MeZO(model.named_parameters(), lr=0.0, probing="streamed", allow_unread=True)
+        losses.append(optimizer.step(lambda: scaled(model.weight).square().mean()))
+    globals()["SCALE"] = 1.0
+    assert losses[1] == pytest.approx(100 * losses[0], rel=1e-5)

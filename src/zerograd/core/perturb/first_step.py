@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from zerograd.core.parameters import Parameters, Trainable, address
 from zerograd.core.perturb.aliases import Memory
+from zerograd.core.perturb.beneath import Beneath
 from zerograd.core.perturb.callers import in_compiled_code, warn_user
 from zerograd.core.perturb.company import Modules, Witnessed
 from zerograd.core.perturb.operations import Function, alike, is_metadata, sets_data, targets_of, tensors_in
@@ -34,20 +35,22 @@ class FirstStep:
         self._compiled = False
         self.modules = Modules()
 
-    def losses(self, perturber: Perturber, waves: Waves, cs: Sequence[float], probe: int) -> list[list[Loss]]:
-        """As `Perturber.losses`, with all eyes open."""
+    def losses(
+        self, perturber: Perturber, waves: Waves, cs: Sequence[float], probe: int, together: bool
+    ) -> list[list[Loss]]:
+        """As `Perturber.losses` or, unless `together`, as `Perturber.in_turn`, with all eyes open."""
         if not isinstance(perturber, Streaming):
             if probe == 0:
-                self._watch(waves, isinstance(perturber, InPlace))
+                self._watch(waves, perturber)
             return perturber.losses(self._watched(waves), cs)
-        tries = probe == 0 and perturber.side_by_side and len(cs) > 1
+        tries = together and probe == 0 and perturber.side_by_side and len(cs) > 1
         witnessed = [[Witnessed(closure) for closure in wave] for wave in waves] if tries else []
         watched = self._watched(witnessed or waves)
         with perturber.watched_by(self):
             found = [*perturber.in_turn(watched, cs[:1]), *perturber.in_turn(watched, cs[1:])]
         if self._compiled:
             perturber.side_by_side = False
-        elif probe == 0 and perturber.look_beneath(waves, cs[0]):
+        elif probe == 0 and self._look_beneath(perturber, waves, cs[0]):
             found = perturber.in_turn(waves, cs)
         if tries and perturber.bears_company:
             reason = self._try_company(perturber, witnessed, cs)
@@ -55,6 +58,13 @@ class FirstStep:
                 perturber.side_by_side = False
                 warn_user(f"{reason}. They run in turn from now on, which is slower.")
         return found
+
+    def _look_beneath(self, perturber: Streaming, waves: Waves, c: float) -> bool:
+        """Whether kernels read tensors that the function mode did not see; such are taken by snapshot from now on."""
+        with perturber.watched_by(self):
+            hidden = perturber.look_beneath(waves, c)
+        self._read.update(perturber.aliased.trainables)
+        return hidden
 
     def _try_company(self, perturber: Streaming, witnessed: Sequence[Sequence[Witnessed]], cs: Sequence[float]) -> str:
         """Why forwards do not bear the company of others; "" where they do."""
@@ -74,6 +84,11 @@ class FirstStep:
         torch.set_rng_state(before["torch"])
         return f"forwards in step leave random numbers ({', '.join(changed)}) in another state" if changed else ""
 
+    @property
+    def found(self) -> bool:
+        """Whether any read was seen."""
+        return bool(self._read)
+
     def check_read(self) -> None:
         """ProbeError for a tensor that no operation read."""
         unread = [e.name for e in self._parameters.entries if e not in self._read]
@@ -86,7 +101,7 @@ class FirstStep:
                 "seen: use probing='snapshot' and allow_unread=True there."
             )
 
-    def _watch(self, waves: Waves, in_place: bool) -> None:
+    def _watch(self, waves: Waves, perturber: Perturber) -> None:
         """Forwards of their own: some modules compute in another order while a mode is active.
 
         Raises:
@@ -95,15 +110,17 @@ class FirstStep:
         """
         written: list[set[Trainable]] = []
         for _ in range(2):
-            with _Watch(self, self._parameters) as watch:
+            with Beneath(Memory(self._parameters.entries)) as beneath, _Watch(self, self._parameters) as watch:
                 for wave in waves:
                     for closure in wave:
                         closure()
             written.append(watch.written)
+            self._read.update(beneath.met)
             if not watch.written and len(written) == 1:
                 return
+            perturber.forward_writes = True
         first, again = written
-        if in_place and first:
+        if isinstance(perturber, InPlace) and first:
             why, more = "in place there is no copy from which it could be put back", ", or use probing='snapshot'"
         else:
             first, more = first ^ again, ""
@@ -152,6 +169,16 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, tuple):
         return len(a) == len(b) and all(map(_same, a, b))
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else bool(np.array_equal(a, b))
+
+
+def reads_any(parameters: Parameters, waves: Waves) -> bool:
+    """Whether forwards read any of the trainable tensors."""
+    first = FirstStep(parameters, allow_unread=True)
+    with _Watch(first, parameters):
+        for wave in waves:
+            for closure in wave:
+                closure()
+    return first.found
 
 
 class _Watch(TorchFunctionMode):

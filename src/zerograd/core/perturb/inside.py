@@ -36,9 +36,11 @@ def _asks(function: FunctionType) -> bool:
     return any(name in QUESTIONS and name in function.__globals__ for name in function.__code__.co_names)
 
 
-@lru_cache(256)
 def opened(function: FunctionType) -> Function:
-    """A Python function without its question whether a mode answers for it: it can be called with the mode in place."""
+    """A Python function without its question whether a mode answers for it: it can be called with the mode in place.
+
+    Made anew for each call, because the globals that it reads may have changed.
+    """
 
     def no(*args: Any) -> bool:
         return False

@@ -59,6 +59,7 @@ class Perturber(ABC):
 
     name: ClassVar[str]  # as `MeZO(probing=...)` has it
     prefetch: Prefetch | None = None  # brings weights whose home is main memory
+    forward_writes = False  # whether a forward was seen to write to the weights itself
 
     @property
     @abstractmethod
@@ -79,7 +80,11 @@ class Perturber(ABC):
         yield
 
     def losses(self, waves: Waves, cs: Sequence[float]) -> list[list[Loss]]:
-        """Inside a session: the closures' results at theta + c z, for each c; one after the other."""
+        """Inside a session: the closures' results at theta + c z, for each c; side by side where that pays."""
+        return self.in_turn(waves, cs)
+
+    def in_turn(self, waves: Waves, cs: Sequence[float]) -> list[list[Loss]]:
+        """The same, one after the other."""
         results = []
         for c in cs:
             with self.at(c):

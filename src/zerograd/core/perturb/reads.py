@@ -278,7 +278,9 @@ class Reads(TorchFunctionMode):
             if not -count <= index < count:
                 return None  # let PyTorch raise its own error
             one = torch.tensor([index % count], device=self._scratch.place(entry))
-            return self._scratch.rows(entry, c, one)[0]
+            row = self._scratch.rows(entry, c, one)[0]
+            self.guard.views.add(entry, row)  # PyTorch's own is a view
+            return row
         index = index.to(torch.int64)
         if index.device.type != "cpu" or not self._scratch.looks:  # a look at the values would wait for the device
             torch._assert_async(((index >= least * count) & (index < count)).all())

@@ -119,14 +119,14 @@ class Streaming(Perturber):
     def losses(self, waves: Waves, cs: Sequence[float]) -> list[list[Loss]]:
         """All sides of all closures of a wave at once, where they bear it: what they read is made once."""
         together = self.bears_company and len(cs) > 1
-        results = self._together(waves, cs) if together else super().losses(waves, cs)
+        results = self._together(waves, cs) if together else super().in_turn(waves, cs)
         return self.in_turn(waves, cs) if self._take_aliased() else results
 
     def in_turn(self, waves: Waves, cs: Sequence[float]) -> list[list[Loss]]:
         """One forward after the other; again where a tensor turned out to be read unperturbed."""
-        results = super().losses(waves, cs)
+        results = super().in_turn(waves, cs)
         while self._take_aliased():
-            results = super().losses(waves, cs)
+            results = super().in_turn(waves, cs)
         return results
 
     def look_beneath(self, waves: Waves, c: float) -> bool:
@@ -140,7 +140,7 @@ class Streaming(Perturber):
             for wave in waves:
                 for closure in wave:
                     closure()
-        self._unseen |= {entry for entry in beneath.met if self._direction.moves(entry)}
+        self._unseen |= beneath.met
         return self._take_aliased()
 
     @property

@@ -67,6 +67,9 @@ class Snapshot(Perturber):
     def at(self, c: float) -> Iterator[None]:
         """Writes theta + c z."""
         assert self._direction is not None
+        for entry in self._copied if self.forward_writes else ():
+            if not self._direction.moves(entry):  # what the side before this one wrote
+                entry.tensor.detach().copy_(self._copies[entry])
         for entry in filter(self._direction.moves, self.trainables):
             target, copy = entry.tensor.detach(), self._copies[entry]
             out = target if target.is_contiguous() else torch.empty_like(copy)
