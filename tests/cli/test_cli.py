@@ -294,6 +294,7 @@ def test_a_probe_is_a_start(tmp_path: Path, capsys: Any) -> None:
     assert "is not empty" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_methods_from_the_command_line(tmp_path: Path, capsys: Any) -> None:
     """Estimator, update, directions, schedule and scaling by flags: trained, noted in the log, resumed, replayed."""
     flags = (
@@ -316,6 +317,7 @@ def test_methods_from_the_command_line(tmp_path: Path, capsys: Any) -> None:
     assert "momentum:beta=0.5" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_schedules_that_need_the_length_of_the_run(tmp_path: Path) -> None:
     flags = "--probe_schedule linear --num_probes 2 --scaling variance:every=epoch --load_best_model_at_end false"
     assert (

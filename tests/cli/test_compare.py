@@ -112,6 +112,7 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_said_before_anything_runs(compared: Path, capsys: Any) -> None:
     before = (compared / "compare.json").read_text()
     for line, message in MISTAKES:

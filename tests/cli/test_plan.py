@@ -41,7 +41,7 @@ def check_plan(name: str, method: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(
     ("name", "method", "dtype"),
-    [pytest.param(*c, marks=pytest.mark.slow if c[2] == torch.bfloat16 and c[1] != "mezo" else ()) for c in PAIRS],
+    [pytest.param(*c, marks=pytest.mark.slow if c[2] == torch.bfloat16 else ()) for c in PAIRS],
     ids=str,
 )
 def test_the_plan_is_within_five_percent(name: str, method: str, dtype: torch.dtype) -> None:

@@ -58,7 +58,7 @@ def python_handles_sigint() -> Iterator[None]:
 
 @pytest.mark.parametrize("probing", ["streamed", "snapshot"])
 @pytest.mark.parametrize("estimator", [estimators.SPSA(), estimators.OneSided(n=2)], ids=["two-sided", "one-sided"])
-@pytest.mark.parametrize("every", [101, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [211, pytest.param(2, marks=pytest.mark.slow)])
 def test_ctrl_c_at_the_lines_of_a_step(probing: str, estimator: Any, every: int, tmp_path: Path) -> None:
     twin = build()
     reference = MeZO(twin.named_parameters(), lr=1e-2, probing=probing, estimator=estimator)
@@ -96,7 +96,7 @@ def test_ctrl_c_at_the_lines_of_a_step(probing: str, estimator: Any, every: int,
         assert torch.equal(bits(rebuilt), whole[done + 1]), at
         optimizer.log.close()  # type: ignore[union-attr]
         at += every
-    assert interrupted > 10
+    assert interrupted > 3
 
 
 def test_a_signal_waits_for_the_end_or_for_user_code() -> None:

@@ -175,6 +175,7 @@ def paths_of(values: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [found for key, inner in items for found in ((*path, key), *paths_of(inner, (*path, key)))]
 
 
+@pytest.mark.slow
 def test_every_value_of_a_header_replaced_or_left_out(log: StepLog) -> None:
     """LogError, or the same bits: nothing else, and no other weights."""
     text = json.dumps(log.header.to_json())

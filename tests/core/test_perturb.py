@@ -346,7 +346,7 @@ def test_a_compiled_forward_is_right_or_refused(backend: str, probing: str) -> N
     compiled = torch.compile(model, backend=backend)
     closure = lambda: compiled(torch.eye(2, 6)).exp().mean()  # noqa: E731
     expected = losses_by_hand(twin, lambda: twin(torch.eye(2, 6)).exp().mean())
-    if backend == "inductor":
+    if backend == "inductor" and probing == "streamed":
         with pytest.raises(RuntimeError, match=r"never read.*torch\.compile.*snapshot"):
             MeZO(model.named_parameters(), lr=0.0, probing=probing).step(closure)
     if backend != "inductor" or probing == "snapshot":
@@ -371,7 +371,8 @@ def test_forwards_that_do_not_bear_company_run_in_turn() -> None:
     model, x = Remembering(), torch.randn(2, 4)
     optimizer = MeZO(model.named_parameters(), lr=0.0, probing="streamed")
     with pytest.warns(UserWarning, match="remembers something from one call to the next"):
-        optimizer.step(lambda: model(x))
+        optimizer.probe(Parts([[lambda: model(x)]]))
+        optimizer.step()
     assert not optimizer.perturber.side_by_side
     twin = MeZO(model.named_parameters(), lr=0.0, probing="snapshot")
     assert twin.step(lambda: model(x)) == optimizer.prober.probe(lambda: model(x), 0)

@@ -27,7 +27,11 @@ def make(dtype: torch.dtype) -> LlamaForCausalLM:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)], ids=str)
-@pytest.mark.parametrize("settings", [{}, {"rank": 2}, {"extra_byte": True}, {"n": 2}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, *(pytest.param(s, marks=pytest.mark.slow) for s in ({"rank": 2}, {"extra_byte": True}, {"n": 2}))],
+    ids=str,
+)
 def test_offloaded_training_has_the_same_bits(dtype, settings, tmp_path) -> None:  # type: ignore[no-untyped-def]
     models = {name: make(dtype) for name in ("here", "away", "replayed")}
     ids = torch.arange(24).view(2, 12) * 7

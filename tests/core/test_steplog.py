@@ -268,6 +268,7 @@ for _ in range(9):
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_in_the_middle_of_a_record(tmp_path: Path) -> None:
     """The kernel writes the first 20 bytes of the fourth step, then refuses; the log must hold three steps."""
     path = tmp_path / "run.zlog"

@@ -265,6 +265,7 @@ def test_a_log_of_an_adapter_knows_its_base(tmp_path: Path) -> None:
 
 @pytest.mark.real
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_real_activations_train_better_than_random_ones(stories: Path, shared: Path, seed: int) -> None:
     """The direction of Table 15 of arXiv 2305.17333, on a real model."""
     tokenizer = AutoTokenizer.from_pretrained(stories)

@@ -90,9 +90,10 @@ class Prober:
         if scaling is not None and not self._losses and scaling.due(step):
             self._measure(closure, step, scaling, d)
         losses = [self.sides(closure, step, j, self._d or d) for j in range(self.estimator.probes(step))]
-        if len({loss for sides in losses for loss in sides}) == 1:
-            self._check_reads(closure)
         base = self._baseline(closure)  # (after the sides, which refuse a forward that writes weights)
+        every = [loss for sides in losses for loss in sides] + [base] * self.estimator.baseline
+        if len(every) > 1 and len(set(every)) == 1:
+            self._check_reads(closure)
         self._base += base
         if not self._losses:
             self._losses = [[0.0] * len(self.estimator.offsets) for _ in losses]
