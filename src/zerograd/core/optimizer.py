@@ -179,14 +179,9 @@ class MeZO(torch.optim.Optimizer):
         Returns:
             The mean of the closure's losses.
         """
-        recorded = self._recorded()
-        if recorded is not None:
-            loss = recorded.mean_loss if not self._probed else 0.0
-            self._probed = True
-            return loss
         with uninterrupted():
             self.parameters.check_unchanged()
-            return self.prober.probe(closure, self.steps_done, self.updater.d)
+            return self._probe(closure)
 
     def rewind(self) -> None:
         """Back to step 0, for `fast_forward` to an earlier step of the log. The caller loads the base weights."""
@@ -285,8 +280,16 @@ class MeZO(torch.optim.Optimizer):
             return self.log.steps[self.steps_done]
         return None
 
+    def _probe(self, closure: Closure | Parts) -> float:
+        recorded = self._recorded()
+        if recorded is not None:
+            loss = recorded.mean_loss if not self._probed else 0.0
+            self._probed = True
+            return loss
+        return self.prober.probe(closure, self.steps_done, self.updater.d)
+
     def _probe_all(self, closure: Closure | Sequence[Closure]) -> float:
-        return sum(self.probe(part) for part in (closure if isinstance(closure, Sequence) else [closure]))
+        return sum(self._probe(part) for part in (closure if isinstance(closure, Sequence) else [closure]))
 
     def _check_lr(self, step: Step) -> None:
         lr = self._lr()

@@ -13,7 +13,7 @@ import torch
 from zerograd.core.directions import D, Direction, Directions
 from zerograd.core.interrupts import interruptible
 from zerograd.core.perturb.first_step import FirstStep, reads_any
-from zerograd.core.perturb.perturber import Closure, Loss, Perturber, Waves, as_floats
+from zerograd.core.perturb.perturber import Closure, Loss, Perturber, Waves, as_floats, run_all
 from zerograd.core.safety import ProbeError, memory_for
 from zerograd.core.scales import Variance, norms_of, rescaled
 from zerograd.estimators import SPSA
@@ -48,7 +48,7 @@ class Parts:
 
     def evaluate(self) -> list[Loss]:
         """The parts' losses, one after the other."""
-        return [closure() for wave in self.waves for closure in wave]
+        return run_all(self.waves)
 
     def total(self, losses: Sequence[Loss]) -> float:
         """The loss that the parts' losses make, float64; NaN where there is nothing to divide by."""
@@ -166,7 +166,7 @@ class Prober:
         parts, guarded = self._guarded(closure)
         with torch.no_grad(), self.perturber.unmoved():
             self.forwards += 1
-            return parts.total([one() for wave in guarded for one in wave])
+            return parts.total(run_all(guarded))
 
     def _measure(self, closure: Closure, step: int, scaling: Variance, d: D) -> None:
         """d before this step; a later measurement that cannot be used leaves the one that holds."""

@@ -679,17 +679,17 @@ def scripted(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
 current: list[nn.Module] = []
 
 
-@torch.library.custom_op("zerograd_tests::product", mutates_args=())
+@torch.library.custom_op("constructs::product", mutates_args=())
 def custom_product(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     return x @ w
 
 
-@torch.library.custom_op("zerograd_tests::hidden", mutates_args=())
+@torch.library.custom_op("constructs::hidden", mutates_args=())
 def custom_hidden(x: torch.Tensor) -> torch.Tensor:
     return x @ current[-1].a
 
 
-@torch.library.custom_op("zerograd_tests::writes", mutates_args=("w",))
+@torch.library.custom_op("constructs::writes", mutates_args=("w",))
 def custom_writes(w: torch.Tensor) -> None:
     w.mul_(2)
 

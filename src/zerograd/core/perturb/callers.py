@@ -5,8 +5,16 @@ import sys
 import warnings
 from types import FrameType
 
+import zerograd
+
+OURS = os.path.dirname(zerograd.__file__) + os.sep
 COMPILER = os.path.join("torch", "_dynamo", "eval_frame.py")
 LIBRARIES = ("zerograd", "torch", "contextlib", "transformers", "accelerate")  # no line of theirs is the user's
+
+
+def is_ours(frame: FrameType) -> bool:
+    """Whether a frame runs a function of this package."""
+    return frame.f_code.co_filename.startswith(OURS)
 
 
 def in_compiled_code() -> bool:

@@ -5,7 +5,6 @@ operations are compared bit by bit, forward by forward, and the parameters of th
 too.
 """
 
-import os
 import sys
 import weakref
 from collections.abc import Callable, Sequence
@@ -15,11 +14,10 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-import zerograd
+from zerograd.core.perturb.callers import is_ours
 from zerograd.core.perturb.operations import Function, is_metadata, name_of, tensors_in
 from zerograd.core.perturb.perturber import Closure, Loss
 
-OURS = os.path.dirname(zerograd.__file__) + os.sep
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 Held = Sequence[tuple[torch.nn.Module, str, torch.nn.Parameter | None]]
 
@@ -78,10 +76,6 @@ def _same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
     return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def _is_ours(frame: FrameType) -> bool:
-    return frame.f_code.co_filename.startswith(OURS)
-
-
 class Modules:
     """Modules that run in a forward, and the parameters that they hold."""
 
@@ -91,10 +85,10 @@ class Modules:
     def note(self) -> None:
         """Remember the modules that the closure and what it calls know, and all that they contain."""
         frame: FrameType | None = sys._getframe(1)
-        while frame is not None and _is_ours(frame):
+        while frame is not None and is_ours(frame):
             frame = frame.f_back
         # no further than the closure: before Python 3.13 a look at a frame's variables holds them until it ends
-        while frame is not None and not _is_ours(frame):
+        while frame is not None and not is_ours(frame):
             for value in list(frame.f_locals.values()):
                 # (a module that is being copied has nothing in it yet)
                 if isinstance(value, torch.nn.Module) and id(value) not in self._seen and "_modules" in vars(value):

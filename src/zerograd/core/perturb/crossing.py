@@ -15,13 +15,12 @@ from functools import lru_cache
 from types import CodeType, FrameType
 from typing import TypeGuard
 
-import zerograd
+from zerograd.core.perturb.callers import is_ours
 
 APART = frozenset(
     "no_grad enable_grad set_grad_enabled autocast sdpa_kernel nullcontext device _pop_mode_temporarily".split()
 )
 ENTERS = frozenset("acquire __enter__ enter_context".split())  # entered by hand: left somewhere in the function
-OURS = os.path.dirname(zerograd.__file__) + os.sep
 DECORATED = os.path.join("torch", "utils", "_contextlib.py")  # functions under @torch.no_grad() and the like
 CONFIGURED = os.path.join("transformers", "utils", "generic.py")  # forwards that may change the config for a call
 MOST = 1 << 16  # places to remember
@@ -56,8 +55,7 @@ def _is_inside(frame: FrameType) -> bool:
     if place not in _places:
         if len(_places) > MOST:
             _places.clear()
-        ours = frame.f_code.co_filename.startswith(OURS)
-        _places[place] = (frame.f_code, not ours and _look(frame.f_code, frame.f_lineno))
+        _places[place] = (frame.f_code, not is_ours(frame) and _look(frame.f_code, frame.f_lineno))
     return _places[place][1]
 
 

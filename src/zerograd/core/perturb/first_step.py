@@ -15,7 +15,7 @@ from zerograd.core.perturb.beneath import Beneath
 from zerograd.core.perturb.callers import in_compiled_code, warn_user
 from zerograd.core.perturb.company import Modules, Witnessed
 from zerograd.core.perturb.operations import Function, alike, is_metadata, sets_data, targets_of, tensors_in
-from zerograd.core.perturb.perturber import Closure, Loss, Perturber, Waves
+from zerograd.core.perturb.perturber import Closure, Loss, Perturber, Waves, run_all
 from zerograd.core.perturb.streaming import Streaming
 from zerograd.core.perturb.written import InPlace
 from zerograd.core.safety import OutOfMemoryError, ProbeError
@@ -111,9 +111,7 @@ class FirstStep:
         written: list[set[Trainable]] = []
         for _ in range(2):
             with Beneath(Memory(self._parameters.entries)) as beneath, _Watch(self, self._parameters) as watch:
-                for wave in waves:
-                    for closure in wave:
-                        closure()
+                run_all(waves)
             written.append(watch.written)
             self._read.update(beneath.met)
             if not watch.written and len(written) == 1:
@@ -175,9 +173,7 @@ def reads_any(parameters: Parameters, waves: Waves) -> bool:
     """Whether forwards read any of the trainable tensors."""
     first = FirstStep(parameters, allow_unread=True)
     with _Watch(first, parameters):
-        for wave in waves:
-            for closure in wave:
-                closure()
+        run_all(waves)
     return first.found
 
 

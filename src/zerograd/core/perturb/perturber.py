@@ -51,6 +51,11 @@ def value_of(loss: Loss) -> Loss:
     return loss.detach().clone() if isinstance(loss, torch.Tensor) else loss
 
 
+def run_all(waves: Waves) -> list[Loss]:
+    """The results of all closures, one after the other."""
+    return [closure() for wave in waves for closure in wave]
+
+
 class Perturber(ABC):
     """Evaluates closures at theta + c z; outside `session` the weights are bit for bit what they were.
 

@@ -22,7 +22,7 @@ from zerograd.core.perturb.beneath import Beneath
 from zerograd.core.perturb.callers import warn_user
 from zerograd.core.perturb.company import Modules
 from zerograd.core.perturb.lockstep import Lockstep
-from zerograd.core.perturb.perturber import Closure, Loss, Perturber, Waves, value_of
+from zerograd.core.perturb.perturber import Closure, Loss, Perturber, Waves, run_all, value_of
 from zerograd.core.perturb.prefetch import Prefetch
 from zerograd.core.perturb.reads import Reads
 from zerograd.core.perturb.scratch import Scratch
@@ -137,9 +137,7 @@ class Streaming(Perturber):
         self._follow()
         beneath = Beneath(self._memory)
         with suppress(Exception), beneath, self.at(c):
-            for wave in waves:
-                for closure in wave:
-                    closure()
+            run_all(waves)
         self._unseen |= beneath.met
         return self._take_aliased()
 
