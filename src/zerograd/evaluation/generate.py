@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from zerograd.core.device import compute_device
-from zerograd.evaluation.virtual_tokens import virtual_tokens
+from zerograd.evaluation.virtual_tokens import continuation, virtual_tokens
 
 MAX_ROWS = 32
 MAX_TOKENS = 8192  # prompt tokens a batch, padding included
@@ -37,9 +37,8 @@ def generate(
     """
     device = compute_device(model)
     ends = _end_tokens(tokenizer, model, stop)
-    # with virtual tokens peft makes a cache of its own, and counts positions from the start of the padding
-    virtual = virtual_tokens(model) > 0
-    fixed = getattr(model, "_can_compile_fullgraph", False) and not virtual and decoder_start is None
+    virtual = virtual_tokens(model) > 0 and decoder_start is None  # positions would count from the start of padding
+    fixed = getattr(model, "_can_compile_fullgraph", False) and decoder_start is None
     config = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, temperature=1.0, top_k=50, top_p=1.0,
         repetition_penalty=1.0, eos_token_id=ends or None, pad_token_id=pad_token_id, use_cache=True,
@@ -59,8 +58,11 @@ def generate(
                 {"decoder_input_ids": torch.tensor([decoder_start] * len(chosen)).to(device)},
                 len(decoder_start),
             )
-        made = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **more)
-        for i, text in zip(chosen, tokenizer.batch_decode(made[:, before:], skip_special_tokens=True), strict=True):
+        if virtual:
+            new = continuation(model, ids, max_new_tokens=max_new_tokens, ends=ends, pad_token_id=pad_token_id)
+        else:
+            new = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **more)[:, before:]
+        for i, text in zip(chosen, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
             answers[i] = (text.partition(stop)[0] if stop else text).strip()
         if bar is not None:
             bar.update(len(chosen))

@@ -1,5 +1,6 @@
-"""Virtual tokens: what a PeftModel's prefix or prompt takes of the context, and forwards with masks new to it."""
+"""Virtual tokens: what a PeftModel's prefix or prompt takes of the context, and forwards that are new to peft."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -38,8 +39,49 @@ def base_forward(model: Any) -> Callable[..., Any]:
         return base(
             attention_mask=torch.cat((seen, attention_mask), -1),
             position_ids=position_ids + tokens,
-            past_key_values=model.get_prompt(len(position_ids)),
+            **{cache_argument(base): model.get_prompt(len(position_ids))},
             **inputs,
         )
 
     return forward
+
+
+def cache_argument(model: Any) -> str:
+    """How a model's forward calls its key-value cache: `cache` since transformers 5.24, `past_key_values` before."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+@torch.no_grad()
+def continuation(
+    model: PeftModel, ids: torch.Tensor, *, max_new_tokens: int, ends: list[int], pad_token_id: int
+) -> torch.Tensor:
+    """The most likely tokens after each row of prompts of one length, (rows, at most max_new_tokens), int64.
+
+    peft puts virtual tokens into transformers' `generate` by the names of its arguments, which change: peft 0.21 loses
+    them, without a word, under transformers 5.24. So the first forward is peft's, and those after it read its cache.
+
+    Args:
+        model: A causal language model with a prefix or prompt.
+        ids: (rows, tokens), int64, without padding.
+        max_new_tokens: At least 1.
+        ends: Tokens that end a row.
+        pad_token_id: Fills rows that have ended.
+    """
+    base = model.get_base_model()
+    name = cache_argument(base)
+    mask = torch.ones_like(ids)
+    result = model(input_ids=ids, attention_mask=mask, use_cache=True)
+    seen = ids.shape[1] + virtual_tokens(model)
+    open_rows = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
+    made: list[torch.Tensor] = []
+    while True:
+        token = result.logits[:, -1].argmax(-1).to(ids.device)
+        made.append(torch.where(open_rows, token, pad_token_id))
+        open_rows &= ~torch.isin(token, torch.tensor(ends, dtype=torch.int64, device=ids.device))
+        if len(made) == max_new_tokens or not open_rows.any():
+            return torch.stack(made, 1)
+        mask = mask.new_ones(len(ids), seen + len(made))
+        result = base(
+            input_ids=made[-1][:, None], attention_mask=mask, use_cache=True,
+            **{name: getattr(result, name)},
+        )  # fmt: skip

@@ -12,6 +12,7 @@ from peft import PeftModel, PrefixTuningConfig, get_peft_model
 from transformers import DynamicCache
 
 from zerograd.core.device import compute_device
+from zerograd.evaluation.virtual_tokens import cache_argument
 
 INITS = ("activations", "random")
 
@@ -69,7 +70,7 @@ def read_cache(model: Any, ids: torch.Tensor) -> list[tuple[torch.Tensor, torch.
     cache = DynamicCache()
     ids = ids.to(compute_device(model))
     try:
-        model(input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache)
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), **{cache_argument(model): cache})
     except (TypeError, ValueError, AttributeError, IndexError) as error:
         raise _no_cache(model) from error
     filled: list[Any] = [layer for layer in cache.layers if getattr(layer, "keys", None) is not None]

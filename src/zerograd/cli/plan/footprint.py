@@ -238,7 +238,7 @@ def _untied_head(model: Any) -> torch.Tensor | None:
 
 
 def _cache_bytes(result: Any) -> int:
-    cache = getattr(result, "past_key_values", None)
+    cache = getattr(result, "cache", None) or getattr(result, "past_key_values", None)  # the name before 5.24
     if cache is None:
         return 0
     return sum(t.nbytes for t in tree_leaves([vars(layer) for layer in cache.layers]) if isinstance(t, torch.Tensor))
