@@ -74,6 +74,8 @@ WRONG = [  # flags of `train`, and what is said of them
     ("--preset op", "unknown preset 'op'"),
 ]
 OTHERS = [  # whole commands
+    ("train --tune_layers 0-3 --output_dir {new}", "the model has layers 0 to 2, not 3"),
+    ("train --tune prefix --num_virtual_tokens 600 --output_dir {new}", "no room for text in a context of 128 tokens"),
     ("eval --demos -1", "demos must be 0 or more"),
     ("eval --demo_sets some", "unknown demo_sets 'some'"),
     ("eval --seed -1", "seed must be 0 to 2"),
