@@ -128,7 +128,7 @@ def test_a_wrong_setting_of_another_command(
     (tmp_path / "full" / "something").touch()
     before = sorted(tmp_path.rglob("*"))
     places = {name: str(tmp_path / name) for name in ("file", "folder", "full", "new")}
-    model = [] if line.startswith(("replay", "plan", "compare")) else ["--model", "/no/such/model"]
+    model = [] if line.startswith(("replay", "plan", "compare", "train")) else ["--model", "/no/such/model"]
     model = ["--model", "opt-125m"] if line.startswith("plan") else model
     assert main([*line.format(**places).split(), *model]) == 1
     said = capsys.readouterr().err
