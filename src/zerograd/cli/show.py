@@ -43,7 +43,10 @@ def show_prompts(args: PromptsArguments) -> None:
     if masked and task.kind != "classification":
         raise TaskError(f"task {task.name!r} is a {task.kind} task, for which masked models have no prompt")
     notes: list[str] = []
-    rows, source = load_split(task, args.data, args.split or default_split(task, args.data), notes)
+    rows, source = load_split(
+        task, args.data, args.split or default_split(task, args.data), notes,
+        skip_bad_rows=args.skip_bad_rows, encoding=args.encoding,
+    )  # fmt: skip
     for number in _numbers(args, len(rows)):
         row = {**rows[number], "index": number}
         try:
