@@ -48,10 +48,10 @@ class _Source:
         """Whether it is one file."""
         return self.data is not None and self.data.is_file()
 
-    def pool(self, table: Table, classes: Sequence[int], wanted: SplitSizes) -> Pool:
+    def pool(self, table: Table, classes: Sequence[int], seed: int, few_shots: bool = False) -> Pool:
         """The rows to draw from, shuffled."""
-        order = np.random.default_rng(wanted.seed).permutation(len(table.rows)).tolist()
-        return Pool(table.source, classes if self.by_class or wanted.k else [0] * len(order), order)
+        order = np.random.default_rng(seed).permutation(len(table.rows)).tolist()
+        return Pool(table.source, classes if self.by_class or few_shots else [0] * len(order), order)
 
 
 def load_splits(
@@ -85,7 +85,7 @@ def load_splits(
     notes: list[str] = []
     source = _Source(task, None if data is None else Path(data), encoding, skip_bad_rows, notes)
     table, classes = source.load("train")
-    pool = source.pool(table, classes, wanted)
+    pool = source.pool(table, classes, wanted.seed, wanted.k is not None)
     if source.is_file and test_data is None:
         train, dev, test = _draw(task, wanted, pool, table, NAMES)
         notes.append(f"{table.source}: {len(test)} of its {len(pool.order)} rows are the test rows (--test_data FILE "
@@ -95,12 +95,12 @@ def load_splits(
     apart = source if test_data is None else replace(source, data=Path(test_data))
     test_split = default_split(task, data if test_data is None else test_data)
     dev_split = _dev_split(task, data, test_split if test_data is None else None)
-    (test,) = _from_own(apart, test_split, wanted, "test")
+    test = _from_own(apart, test_split, wanted, "test")
     if dev_split is None:
         train, dev = _draw(task, wanted, pool, table, NAMES[:2])
     else:
         (train,) = _draw(task, wanted, pool, table, NAMES[:1])
-        (dev,) = _from_own(source, dev_split, wanted, "dev")
+        dev = _from_own(source, dev_split, wanted, "dev")
     drawn = len(train) + (len(dev) if dev_split is None else 0)
     _note_unused(notes, table.source, len(pool.order), drawn)
     return Splits(train, dev, test, _with_classes(task, test, notes))
@@ -172,13 +172,13 @@ def _draw(task: Task, wanted: SplitSizes, pool: Pool, table: Table, parts: Seque
     return [table.draw(drawn[part]) for part in parts]
 
 
-def _from_own(source: _Source, split: str, wanted: SplitSizes, part: str) -> list[list[dict[str, Any]]]:
+def _from_own(source: _Source, split: str, wanted: SplitSizes, part: str) -> list[dict[str, Any]]:
     """The rows of a part that has a file of its own; a dev file is taken whole unless a number is asked for."""
     table, classes = source.load(split)
     if part == "dev" and wanted.dev is None:
-        return [table.draw(range(len(table.rows)))]
-    rows = _draw(source.task, wanted, source.pool(table, classes, wanted), table, [part])
-    _note_unused(source.notes, table.source, len(table.rows), len(rows[0]))
+        return table.draw(range(len(table.rows)))
+    (rows,) = _draw(source.task, wanted, source.pool(table, classes, wanted.seed), table, [part])
+    _note_unused(source.notes, table.source, len(table.rows), len(rows))
     return rows
 
 

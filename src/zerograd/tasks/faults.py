@@ -7,12 +7,11 @@ from typing import Any
 
 from zerograd.tasks import MESSAGES, Row, Task, TaskError
 from zerograd.tasks.chat import check_messages
-from zerograd.tasks.table import DataError, Fault, Table
+from zerograd.tasks.table import DataError, Fault, Table, looks_like_a_row
 
 UNLABELLED = -1  # the hub's mark for a row without a right answer
 SHOWN = 5  # faults that are said in full
 VALUES = 10  # of a label column
-WORDS = 3  # more in the name of a column look like a text
 HINTED = 0.1  # of the rows with an unknown label, from which --labels is suspected
 UNFIT = (TaskError, KeyError, TypeError, AttributeError, IndexError, ValueError)  # of a prompt function, too
 
@@ -34,8 +33,7 @@ def usable(
     """
     texts, template = task.text_columns, isinstance(task.prompt, str) and task.kind != "chat"
     needed = (*texts, *(task.answer_columns if labelled else task.candidate_columns))
-    if table.columns or not table.faults:  # else no row could be read
-        check_columns(task, table.columns, needed, table.source)
+    check_columns(task, table.columns, needed, table.source)
     faults, keep, classes, unlabelled = list(table.faults), [], [], 0
     for i, row in enumerate(table.each(needed)):
         if labelled and task.kind == "classification" and task.hub is not None and _unlabelled(row[task.label_column]):
@@ -69,12 +67,6 @@ def check_columns(task: Task, columns: Sequence[str], needed: Sequence[str], sou
                 f"{', '.join(columns)}{looks_like_a_row(columns)}"
                 + ("; for data of your own, give --prompt and what its answers are" if task.hub else "")
             )
-
-
-def looks_like_a_row(columns: Sequence[str]) -> str:
-    """A hint where names of columns are rather the values of a first row; else nothing."""
-    texts = [name for name in columns if len(name.split()) > WORDS or name.strip().isdigit()]
-    return " (the first line of a table must name its columns, and this one looks like a row)" if texts else ""
 
 
 def _unlabelled(label: Any) -> bool:
@@ -119,7 +111,7 @@ def _listed(table: Table, faults: Sequence[Fault]) -> str:
 def _refusal(task: Task, table: Table, said: str, faults: Sequence[Fault], labelled: bool) -> str:
     """Why nothing is done, and what to do."""
     advice, values = [], Counter[Any]()
-    if labelled and task.kind == "classification" and table.columns:
+    if labelled and task.kind == "classification":
         found = (row[task.label_column] for row in table.each([task.label_column]))
         values = Counter(_hashable(value) for value in found if value is not None and str(value).strip())
     unknown = {value: count for value, count in values.items() if task.class_of(value) is None}
@@ -140,10 +132,24 @@ def _labels_hint(task: Task, values: "Counter[Any]") -> list[str]:
     names = sorted(map(str, values))
     if task.hub is not None or len(names) > 2 * VALUES or any("," in name or "=" in name for name in names):
         return []
-    spare = [word for c, word in enumerate(task.labels) if c not in {task.class_of(name) for name in names}]
-    words = [task.labels[c] if (c := task.class_of(name)) is not None else None for name in names]
-    filled = ",".join(f"{n}={w or (spare.pop(0) if spare else 'WORD')}" for n, w in zip(names, words, strict=True))
-    return [f"Say which word stands for each: --labels {shlex.quote(filled)} (in Python, label_values)."]
+    classes = {name: task.class_of(name) for name in names}
+    free = [c for c in range(len(task.labels)) if c not in classes.values()]
+    for alike in (True, False):  # neg is rather negative than what comes first
+        for name in names:
+            fitting = [c for c in free if not alike or _alike(name, task, c)]
+            if classes[name] is None and fitting:
+                classes[name] = fitting[0]
+                free.remove(fitting[0])
+    pairs = (f"{name}={'WORD' if c is None else task.labels[c]}" for name, c in classes.items())
+    return [
+        f"Say which word stands for each, such as --labels {shlex.quote(','.join(pairs))} (in Python, label_values)."
+    ]
+
+
+def _alike(name: str, task: Task, number: int) -> bool:
+    """Whether a value begins like the value or the word of a class, or the other way round."""
+    known = (task.labels[number], *map(str, task.label_values[number : number + 1]))
+    return any(a.startswith(b) or b.startswith(a) for a, b in ((name.lower(), k.lower()) for k in known))
 
 
 def _counted(values: "Counter[Any]") -> str:

@@ -50,6 +50,8 @@ def read_file(path: Path, encoding: str | None, notes: list[str]) -> Table:
             table = read(path, file, notes)
     except UnicodeError as error:
         raise DataError(undecodable(path, name, error)) from error
+    if not table.rows and table.faults:
+        raise DataError(f"no row of {path} can be read: {table.faults[0].place} {table.faults[0].reason}")
     if not len(table):
         raise DataError(f"{path} has no rows" + (f", only the names {', '.join(table.columns)}" * bool(table.columns)))
     return table
@@ -79,7 +81,8 @@ def _read_table(path: Path, file: TextIO, notes: list[str]) -> Table:
     delimiter = _delimiter(sample, expected)
     if delimiter != expected:
         notes.append(f"{path}: its columns are separated by {DELIMITERS[delimiter]}")
-    spaced = f"{delimiter} " in sample.lstrip().partition("\n")[0]  # "text, label": the spaces belong to no value
+    first = next(csv.reader(StringIO(sample, newline=""), delimiter=delimiter), [])
+    spaced = any(name.startswith(" ") for name in first[1:])  # "text, label": the spaces belong to no value
     reader = csv.reader(file, delimiter=delimiter, strict=True, skipinitialspace=spaced)
     records = _records(path, reader)
     _, header = next(records, (1, []))

@@ -147,8 +147,6 @@ def sizes(task: Task, wanted: SplitSizes, rows: int, source: str, parts: Sequenc
     spare = left - sum(found[part] for part in free)
     if free and spare > 0:  # of the division
         found[free[-1]] = min(largest[free[-1]], found[free[-1]] + spare)
-    elif free and spare < 0:
-        found[free[0]] += spare
     return found
 
 
@@ -199,10 +197,14 @@ def _too_few(asked: dict[str, int], free: Sequence[str], rows: int, source: str)
     flags = dict(zip(NAMES, FLAGS, strict=True))
     wanted = ", ".join(f"{number} {part}" for part, number in asked.items())
     needs = f"{wanted} rows are asked for ({', '.join(flags[part] for part in asked)})" if asked else ""
-    rest = f"{' and '.join(free)} rows need at least one{' each' if len(free) > 1 else ''}" if free else ""
-    return f"{source} has {rows} {'row' if rows == 1 else 'rows'}: {' and '.join(filter(None, (needs, rest)))}; " + (
+    rest = f"{_list(free)} rows need at least one{' each' if len(free) > 1 else ''}" if free else ""
+    return f"{source} has {rows} {'row' if rows == 1 else 'rows'}: {_list([*filter(None, (needs, rest))])}; " + (
         "ask for fewer, or give more rows" if asked else "give more rows"
     )
+
+
+def _list(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def one_class(task: Task, rows: Sequence[Row]) -> str | None:

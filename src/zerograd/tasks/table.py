@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datasets import Dataset
 
+WORDS = 3  # more in the name of a column look like a text
+
 
 class DataError(ValueError):
     """Data that cannot be used for the task: a missing file or column, an empty split, bad rows, too few of them."""
@@ -65,3 +67,9 @@ class Table:
     def draw(self, chosen: Iterable[int]) -> list[dict[str, Any]]:
         """Rows, each with its number as `index`."""
         return [{**self.rows[i], "index": self.numbers[i]} for i in chosen]
+
+
+def looks_like_a_row(columns: Sequence[str]) -> str:
+    """A hint where names of columns are rather the values of a first row; else nothing."""
+    texts = [name for name in columns if len(name.split()) > WORDS or name.strip().isdigit()]
+    return " (the first line of a table must name its columns, and this one looks like a row)" if texts else ""

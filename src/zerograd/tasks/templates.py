@@ -56,5 +56,14 @@ def with_mask(template: str, token: str | None = None) -> str | None:
     return None if own_mask(template, token) is None else _pattern(token).sub(MASK, template)
 
 
+def mask_remark(template: str, token: str) -> str:
+    """Where a masked model with this mask token writes the label word: a sentence."""
+    mark = own_mask(template, token)
+    if mark is not None:
+        return f"the label word goes where the prompt has {mark}: {template.replace(mark, token)!r}"
+    shown = f"{template.strip(' ')} {token}."
+    return f"the label word goes at the end: {shown!r}; write {token} into the prompt to put it elsewhere"
+
+
 def _pattern(token: str | None) -> "re.Pattern[str]":
     return re.compile("|".join(re.escape(mask) for mask in (*MASKS, token) if mask))
