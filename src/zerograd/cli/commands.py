@@ -12,6 +12,7 @@ from zerograd.cli.arguments import (
     LinearProbeArguments,
     PresetArguments,
     ReplayArguments,
+    batch_remark,
     splits_of,
     task_of,
 )
@@ -92,7 +93,8 @@ def train(data: DataArguments, tuning: Tuning, config: MeZOConfig, given: dict[s
 def _train(folder: Path, setup: Setup, config: MeZOConfig, described: dict[str, Any], given: dict[str, Any]) -> None:
     """Evaluate, train, evaluate, and write what is found."""
     bound, model, progress = setup.bound, setup.model, not config.disable_tqdm
-    _print_all([setup.sizes, *setup.notes, setup.tuning])
+    batch = batch_remark(config.per_device_train_batch_size, config.gradient_accumulation_steps, len(setup.train))
+    _print_all([setup.sizes, batch, *setup.notes, setup.tuning])
     trainer = setup.trainer(config)
     before = bound.evaluate(model, setup.test, progress)
     print(f"before: {bound.metric} {shown(bound.metric, before[bound.metric])}")

@@ -21,6 +21,7 @@ from zerograd.core.steplog import StepLog
 from zerograd.evaluation.bound_task import BoundTask
 from zerograd.tasks import Task
 from zerograd.tasks.prompts import Example
+from zerograd.tasks.splits import describe
 from zerograd.training.adapters import Tuning, apply_tuning, untie_as_in
 from zerograd.training.config import DECIDING, MeZOConfig
 from zerograd.training.models import DTYPES, check_model, load_model
@@ -66,8 +67,8 @@ class Setup:
     @property
     def sizes(self) -> str:
         """A sentence on the task's rows."""
-        counts = f"{len(self.train)} training, {len(self.dev)} dev, {len(self.test)} test rows"
-        return f"{self.task.name}: {counts}"
+        parts = {"training": self.train, "dev": self.dev, "test": self.test}
+        return describe(self.task, {name: [example.row for example in part] for name, part in parts.items()})
 
     @property
     def tuning(self) -> str:
@@ -262,7 +263,7 @@ class Run:
 def rows_as_flags(settings: dict[str, Any]) -> list[str]:
     """The flags that choose the task and rows of these settings."""
     given = {key: settings.get(key) for key in deciding(EvalArguments, ROWS, PROMPT)}
-    return [word for key, value in given.items() if value is not None for word in (f"--{key}", str(value))]
+    return [word for key, value in given.items() if value not in (None, False) for word in (f"--{key}", str(value))]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
