@@ -105,7 +105,7 @@ class EvalArguments(DataArguments):
 
     Args:
         log: Step log to apply to the model before evaluation.
-        step: Apply this many steps of the log; None: all.
+        step: Apply this many steps of the log, or last: all. None: those of the model that the run saved.
         seed: Seed of the sampling of rows, as in training.
         demos: Demonstrations before every prompt (in-context learning).
         demo_sets: shared: one set for all rows; each: one for each.
@@ -114,7 +114,7 @@ class EvalArguments(DataArguments):
     """
 
     log: str | None = None
-    step: int | None = None
+    step: str | None = None
     seed: Annotated[int, ROWS] = 42
     demos: int = 0
     demo_sets: str = "shared"
@@ -172,7 +172,7 @@ class ReplayArguments:
         model: The base model. None: the built-in demo.
         adapter: The adapter that the run started from; None: `start` beside the log, if any.
         quantize: 8bit or 4bit, as in the run.
-        step: Apply this many steps of the log; None: all.
+        step: Apply this many steps of the log, or last: all. None: those of the model that the run saved.
     """
 
     log: str
@@ -180,7 +180,7 @@ class ReplayArguments:
     model: str | None = None
     adapter: str | None = None
     quantize: str | None = None
-    step: int | None = None
+    step: str | None = None
 
     def __post_init__(self) -> None:
         check_ranges(vars(self))

@@ -12,6 +12,8 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NamedTuple, get_origin
 
+from zerograd.cli.again import continued
+
 
 class Command(NamedTuple):
     """A command of the table.
@@ -46,7 +48,10 @@ COMMANDS = {
         "fine-tune a model with forward passes only; without --model, the built-in demo",
         "commands:train", "Defaults are for the model's kind.", "commands:train_defaults",
     ),
-    "eval": Command("evaluate a model, or base weights + a step log; with --demos, in context", "commands:evaluate"),
+    "eval": Command("evaluate a model, or base weights + a step log; with --demos, in context", "evaluation:evaluate"),
+    "predict": Command(
+        "predict rows without labels with a trained model; a run knows its own prompt", "predict:predict"
+    ),
     "compare": Command(
         "run several methods over seeds (zero-shot, in context, linear probe, MeZO, backpropagation): one table",
         "compare.runner:compare",
@@ -56,7 +61,7 @@ COMMANDS = {
         operands=("DIR", "a folder that `zerograd compare` wrote"),
     ),
     "replay": Command(
-        "rebuild the weights of a run from its base weights and its step log, and save them", "commands:rebuild"
+        "rebuild the weights of a run from its base weights and its step log, and save them", "rebuild:rebuild"
     ),
 }  # fmt: skip
 RENAMED = {"probe": "linear-probe"}
@@ -112,12 +117,11 @@ def _explained(args: list[str]) -> int:
     rest = [a for a in args[1:] if a != "--traceback"]
     try:
         _run(args[0], rest)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:  # (of a run that has begun it says how to go on)
         from zerograd.cli.report import command_line
 
-        flag = ["--resume"] if args[0] == "train" and "--resume" not in rest else []
-        again = f" Continue with: {command_line(args[0], *rest, *flag)}" if args[0] in ("train", "compare") else ""
-        print(f"\nzerograd: interrupted.{again}", file=sys.stderr)
+        again = str(stopped) or (f"Continue with: {command_line(*args)}" if args[0] in ("train", "compare") else "")
+        print(f"\nzerograd: interrupted. {again}".rstrip(), file=sys.stderr)
         return 130
     except BrokenPipeError:
         raise
@@ -138,6 +142,8 @@ def _run(name: str, args: list[str]) -> None:
     made = None if command.defaults is None else _load(command.defaults)
     function = _load(command.function)
     given = _given(name, args, [*({} if made is None else _parameters(made)).values(), *_parameters(function).values()])
+    if name == "train":
+        given = continued(given)
     defaults = {} if made is None else _call(made, {**given, "given": given})
     _call(function, {**defaults, **given, "given": given})
 

@@ -40,7 +40,7 @@ RANGES = {
     "save_total_limit": ONE, "dataloader_num_workers": ZERO, "dataloader_prefetch_factor": ONE,
     "seed": SEED, "data_seed": SEED, "max_skipped_steps": ZERO, "rank": ZERO, "blocks": ZERO,
     "num_train": ONE, "num_dev": ONE, "num_test": ONE, "k": ONE, "max_new_tokens": ONE,
-    "demos": ZERO, "step": ZERO, "lora_r": ONE, "lora_alpha": ONE, "num_virtual_tokens": ONE,
+    "demos": ZERO, "lora_r": ONE, "lora_alpha": ONE, "num_virtual_tokens": ONE,
 }  # fmt: skip
 
 
