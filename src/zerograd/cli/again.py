@@ -84,6 +84,7 @@ def note(folder: Path, given: Mapping[str, Any], rest: Mapping[str, Any]) -> Non
 def portable(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as a file has them: plain values, and paths that hold wherever the next command is started."""
     plain = json.loads(json.dumps(dict(values), default=lambda v: v.value if isinstance(v, Enum) else str(v)))
+    plain = {k: int(v) if isinstance(v, float) and v.is_integer() and v >= 1 else v for k, v in plain.items()}
     for name in PATHS:
         path = plain.get(name)
         if path is not None and (name != "model" or Path(path).exists()):  # else a model of the hub

@@ -1,7 +1,7 @@
 """The model card: what was trained, on what, by which command, what came of it, and how to get the same again."""
 
-import json
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -91,14 +91,23 @@ def _asked(setup: Setup) -> dict[str, Any]:
     """What a row is asked."""
     task = setup.task
     prompt = task.prompt if isinstance(task.prompt, str) else None
-    asked = {"task": task.name, "prompt": prompt, "labels": ", ".join(task.labels), "objective": setup.bound.objective}
+    asked = {
+        "task": task.name,
+        "prompt": prompt and f"`{prompt}`",
+        "labels": ", ".join(task.labels),
+        "objective": setup.bound.objective,
+    }
     return {name: value for name, value in asked.items() if value}
 
 
 def _command(folder: Path) -> str:
     """The command that began the run, with names in place of paths."""
-    words = [w for k, v in typed(folder).items() for w in (f"--{k}", str(_name(v) if k in PATHS else v))]
-    return " ".join(["zerograd train", *(w if re.fullmatch(r"[\w./:=,+-]+", w) else json.dumps(w) for w in words)])
+    words = [w for k, v in typed(folder).items() for w in (f"--{k}", _word(_name(v) if k in PATHS else v))]
+    return shlex.join(["zerograd", "train", *words])
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _cell(value: Any) -> str:

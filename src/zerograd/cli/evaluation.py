@@ -67,5 +67,3 @@ def _write(args: EvalArguments, bound: BoundTask, test: list[Example], predictio
         folder = Path(args.report)
         folder.mkdir(parents=True, exist_ok=True)
         print_all([f"report: {path}" for path in write_findings(folder, bound, test, predictions)])
-
-

@@ -23,5 +23,3 @@ def rebuild(args: ReplayArguments) -> None:
     if "--data" not in flags:
         flags += ["--data", str(demo_folder("data"))] if args.model is None else [] if flags else ["--task", "TASK"]
     print(f"applied {applied}\nrebuilt model: {folder}\nNext: {command_line('eval', '--model', folder, *flags)}")
-
-

@@ -117,8 +117,8 @@ class Run:
         differ = [key for key in names if self.settings and self.settings.get(key) != getattr(args, key)]
         if not differ or self.settings.get("data") is None:
             return []
-        trained = ", ".join(f"--{key} {self.settings[key]}" for key in differ if self.settings.get(key) is not None)
-        return [f"note: the run of {self.log.path} was trained with other rows or prompts ({trained or 'the defaults'})"]
+        trained = ", ".join(f"--{k} {self.settings[k]}" for k in differ if self.settings.get(k)) or "the defaults"
+        return [f"note: the run of {self.log.path} was trained with other rows or prompts ({trained})"]
 
 
 def finished(folder: Path, config: MeZOConfig) -> bool:

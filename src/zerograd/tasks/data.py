@@ -113,6 +113,27 @@ def load_splits(task: Task, data: str | Path | None, wanted: SplitSizes, test_da
     return Splits(_rows(pool, train), dev_rows, test_rows, tuple(notes))
 
 
+def unlabelled_rows(
+    task: Task, data: str | Path, *, skip_bad_rows: bool = False, notes: list[str]
+) -> list[dict[str, Any]]:
+    """All rows of a file whose right answers are not known, each with its number as `index`.
+
+    Args:
+        task: The task; only what its prompt and its candidates read is looked at.
+        data: One file.
+        skip_bad_rows: Leave out rows without a text; else they are refused.
+        notes: Gets sentences for the user.
+
+    Raises:
+        DataError: A missing file or column, or bad rows.
+    """
+    rows, source = read_file(Path(data)), str(data)
+    _check_columns(task, rows, source, labelled=False)
+    if len(rows) == 0:
+        raise DataError(f"{source} is empty")
+    return _rows(rows, None)
+
+
 def load_split(task: Task, data: str | Path | None, split: str, notes: list[str] | None = None) -> tuple[Dataset, str]:
     """One split with its columns and labels checked, and where it came from.
 
@@ -203,8 +224,8 @@ def _find(folder: Path, split: str) -> Path:
     return found[0]
 
 
-def _check_columns(task: Task, rows: Dataset, source: str) -> None:
-    for column in (*task.text_columns, *task.answer_columns):
+def _check_columns(task: Task, rows: Dataset, source: str, labelled: bool = True) -> None:
+    for column in (*task.text_columns, *(task.answer_columns if labelled else ())):
         if column not in rows.column_names:
             raise DataError(
                 f"{source} has no column {column!r}, which task {task.name!r} needs; its columns are "
