@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from zerograd import updates as updates
     from zerograd.cli.compare.runner import CompareArguments as CompareArguments
     from zerograd.cli.compare.runner import compare as compare
+    from zerograd.cli.finetune import Finetuned as Finetuned
+    from zerograd.cli.finetune import finetune as finetune
     from zerograd.core.header import LogError as LogError
     from zerograd.core.optimizer import MeZO as MeZO
     from zerograd.core.optimizer import NonFiniteLossError as NonFiniteLossError
@@ -38,6 +40,7 @@ __version__ = "0.1.0"
 HOMES = {
     "CompareArguments": "cli.compare.runner",
     "Expectation": "core.scales",
+    "Finetuned": "cli.finetune",
     "LogError": "core.header",
     "MeZO": "core.optimizer",
     "MeZOArguments": "training.config",
@@ -53,6 +56,7 @@ HOMES = {
     "apply_tuning": "training.adapters",
     "compare": "cli.compare.runner",
     "demo_folder": "training.models",
+    "finetune": "cli.finetune",
     "get_task": "tasks",
     "load_model": "training.models",
     "load_splits": "tasks.data",

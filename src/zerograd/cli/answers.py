@@ -8,6 +8,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from zerograd.evaluation.bound_task import BoundTask
+from zerograd.evaluation.evaluate import Prediction
 from zerograd.tasks import Row, Task
 from zerograd.tasks.prompts import Example
 
@@ -73,18 +74,7 @@ class Answerer:
         if self.writes:
             with tqdm(total=len(rows), desc="writing", unit="row", disable=not progress, leave=False) as bar:
                 return [Answer(text) for text in self.bound.generate(self.model, examples, bar)]
-        predictions = self.bound.predict(self.model, examples, progress)
-        return [self._chosen(e, p.scores or []) for e, p in zip(examples, predictions, strict=True)]
-
-    def _chosen(self, example: Example, scores: list[float]) -> Answer:
-        shares = np.exp(np.array(scores) - max(scores))
-        shares /= shares.sum()
-        best = int(np.argmax(shares))
-        if self.task.kind == "classification":
-            names = [str(name) for name in self.task.label_values or self.task.labels]
-            return Answer(names[best], dict(zip(names, shares.tolist(), strict=True)))
-        text = example.query.candidates[best].removeprefix(example.query.prompt).strip()
-        return Answer(text, {str(number): share for number, share in enumerate(shares.tolist())})
+        return answers_of(self.task, examples, self.bound.predict(self.model, examples, progress))
 
     def _filled(self, row: Row) -> Row:
         """The row with something where the right answer is read."""
@@ -94,6 +84,25 @@ class Answerer:
         if task.kind == "choice":
             return {**row, task.label_column: 0}
         return {**row, str(task.answers): FILLER} if task.kind == "generation" else row
+
+
+def answers_of(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[Answer]:
+    """Predictions as a user reads them."""
+    return [_answer(task, e, p) for e, p in zip(examples, predictions, strict=True)]
+
+
+def _answer(task: Task, example: Example, prediction: Prediction) -> Answer:
+    if isinstance(prediction.predicted, str):
+        return Answer(prediction.predicted)
+    if prediction.predicted is None:  # of a conversation: how probable the assistant's words are, no answer
+        return Answer("")
+    shares = np.exp(np.array(prediction.scores) - max(prediction.scores or [0.0]))
+    shares /= shares.sum()
+    if task.kind == "classification":
+        names = [str(name) for name in task.label_values or task.labels]
+        return Answer(names[prediction.predicted], dict(zip(names, shares.tolist(), strict=True)))
+    text = example.query.candidates[prediction.predicted].removeprefix(example.query.prompt).strip()
+    return Answer(text, {str(number): share for number, share in enumerate(shares.tolist())})
 
 
 def _without_answers(task: Task) -> Task:
