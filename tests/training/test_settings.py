@@ -42,9 +42,11 @@ def test_what_settings_decide() -> None:
     assert deciding(arguments.TaskArguments, PROMPT) == own
     assert {*deciding(arguments.EvalArguments, ROWS, PROMPT, MODEL)} == {
         "model", "task", "data", "test_data", *own, "stop", "objective", "max_new_tokens", "num_train", "num_dev",
-        "num_test", "k", "seed", "dtype", "quantize", "offload",
+        "num_test", "k", "seed", "dtype", "quantize", "offload", "encoding", "skip_bad_rows",
     }  # fmt: skip
-    assert {*deciding(arguments.DataArguments, MAY_CHANGE)} == {"model", "data", "test_data", "dtype", "offload"}
+    assert {*deciding(arguments.DataArguments, MAY_CHANGE)} == {
+        "model", "data", "test_data", "encoding", "dtype", "offload",
+    }  # fmt: skip
     assert {*deciding(MeZOConfig, WEIGHTS), *DECIDING} == {
         "learning_rate", "weight_decay", "lr_scheduler_type", "eps", "num_probes", "probe_schedule", "estimator",
         "update", "distribution", "rank", "blocks", "scaling", "per_device_train_batch_size",

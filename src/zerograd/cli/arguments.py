@@ -5,7 +5,8 @@ from typing import Annotated
 
 from zerograd.evaluation.rewards import Reward
 from zerograd.tasks import MESSAGES, Task, TaskError, custom_task, get_task
-from zerograd.tasks.data import Splits, SplitSizes, columns_of, load_splits
+from zerograd.tasks.data import DataError, Splits, SplitSizes, columns_of, load_splits
+from zerograd.tasks.splits import one_class
 from zerograd.training.models import DTYPES, QUANTIZE, ModelError, demo_folder
 from zerograd.training.ranges import check_ranges
 from zerograd.training.settings import MAY_CHANGE, MODEL, PROMPT, ROWS, deciding, documented
@@ -23,6 +24,8 @@ class TaskArguments:
         task: A task of `zerograd tasks`; None: what --prompt says, else sst2.
         data: Folder with train and validation files (.jsonl, .csv, .parquet), or one file; None: the task's data set on
             the hub.
+        encoding: Encoding of your files, such as cp1252; None: UTF-8, or what a byte order mark says.
+        skip_bad_rows: Leave out rows that cannot be used, and say how many; else they are refused.
         prompt: Your own data: a template of its columns, such as '{text} It was'.
         labels: Classification: label words 'terrible,great', or 'neg=terrible,pos=great'.
         label_column: Column of the right answer; None: label.
@@ -33,6 +36,8 @@ class TaskArguments:
 
     task: Annotated[str | None, ROWS] = None
     data: Annotated[str | None, ROWS, MAY_CHANGE] = None
+    encoding: Annotated[str | None, ROWS, MAY_CHANGE] = None
+    skip_bad_rows: Annotated[bool, ROWS] = False
     prompt: Annotated[str | None, PROMPT] = None
     labels: Annotated[str | None, PROMPT] = None
     label_column: Annotated[str | None, PROMPT] = None
@@ -56,9 +61,9 @@ class DataArguments(TaskArguments):
         offload: Keep the weights in main memory and bring them to the GPU as they are read.
         adapter: Folder of an adapter of peft to put on the model.
         quantize: 8bit or 4bit: quantise the model while loading it.
-        num_train: Training rows; None: the task's (1,000).
-        num_dev: Rows for model selection; None: the task's (500).
-        num_test: Test rows; None: the task's (1,000).
+        num_train: Training rows, exactly; None: up to the task's number (1,000).
+        num_dev: Rows for model selection, exactly; None: up to the task's number (500).
+        num_test: Test rows, exactly; None: up to the task's number (1,000), of one file a fifth.
         k: Few-shot: training rows of each class, and as many dev rows.
 
     Raises:
@@ -239,8 +244,8 @@ def task_of(args: TaskArguments, answered: bool = True) -> Task:
     length = args.max_new_tokens if isinstance(args, DataArguments) else None
     if answered and objective is not None and ":" in objective:
         Reward.load(objective)  # before any data or model
-    if args.task is None and args.data is not None and (given or MESSAGES in columns_of(args.data)):
-        columns = columns_of(args.data)
+    columns = [] if args.task is not None or args.data is None else columns_of(args.data, args.encoding)
+    if columns and (given or MESSAGES in columns):
         if not answered:
             own["answer"] = own["answer"] or (None if own["labels"] or own["candidates"] or not given else ANSWER)
             columns += [c for c in (own["label_column"] or "label", own["answer"]) if c and c not in columns]
@@ -255,7 +260,26 @@ def task_of(args: TaskArguments, answered: bool = True) -> Task:
 
 
 def splits_of(args: DataArguments, task: Task, seed: int) -> Splits:
-    """The rows that the arguments describe; DataError as `load_splits`."""
+    """The rows that the arguments describe.
+
+    Raises:
+        DataError: As `load_splits`; or they are to be trained on and are all of one class.
+    """
     source = args.data or (str(demo_folder("data")) if args.model is None else None)
     wanted = SplitSizes(args.num_train, args.num_dev, args.num_test, args.k, seed)
-    return load_splits(task, source, wanted, args.test_data)
+    splits = load_splits(task, source, wanted, args.test_data, skip_bad_rows=args.skip_bad_rows, encoding=args.encoding)
+    word = one_class(task, splits.train)
+    if word is not None and not isinstance(args, EvalArguments) and not task.goal.is_reward:
+        raise DataError(
+            f"all {len(splits.train)} training rows are {word!r}, from which nothing but always saying {word!r} can be "
+            f"learned; give rows of other classes too, more rows (--num_train), or so many of each class (--k)"
+        )
+    return splits
+
+
+def batch_remark(batch: int, accumulation: int, rows: int) -> str:
+    """A sentence where a step asks for more rows than there are; else nothing."""
+    if batch * accumulation <= rows:
+        return ""
+    asked = f"{batch} rows" if accumulation == 1 else f"{batch} x {accumulation} rows"
+    return f"note: a step asks for {asked} and there are {rows} training rows: every step uses all {rows}"

@@ -9,7 +9,7 @@ from typing import Any
 from transformers.utils.logging import set_verbosity_error
 
 from zerograd.cli.again import note
-from zerograd.cli.arguments import DataArguments, LinearProbeArguments, PresetArguments, task_of
+from zerograd.cli.arguments import DataArguments, LinearProbeArguments, PresetArguments, batch_remark, task_of
 from zerograd.cli.card import write_card
 from zerograd.cli.hub import check_hub, push
 from zerograd.cli.output import print_all, write_json, writing
@@ -108,7 +108,8 @@ def train(data: DataArguments, tuning: Tuning, config: MeZOConfig, given: dict[s
 def _train(folder: Path, setup: Setup, config: MeZOConfig, described: dict[str, Any]) -> Trained:
     """Evaluate, train, evaluate, and write what is found."""
     bound, model, progress = setup.bound, setup.model, not config.disable_tqdm
-    print_all([setup.sizes, *setup.notes, setup.tuning])
+    batch = batch_remark(config.per_device_train_batch_size, config.gradient_accumulation_steps, len(setup.train))
+    print_all([setup.sizes, batch, *setup.notes, setup.tuning])
     trainer = setup.trainer(config)
     before = bound.evaluate(model, setup.test, progress)
     print(f"before: {bound.metric} {shown(bound.metric, before[bound.metric])}")

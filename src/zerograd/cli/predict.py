@@ -45,7 +45,7 @@ def predict(args: PredictArguments, given: dict[str, Any]) -> None:
     task = task_of(data, answered=False)
     check_fits(data.model, data.adapter, task, None)
     notes: list[str] = []
-    rows = unlabelled_rows(task, args.data, notes=notes)
+    rows = unlabelled_rows(task, args.data, skip_bad_rows=args.skip_bad_rows, notes=notes, encoding=args.encoding)
     check_names(task, rows)
     shown = rows if args.output is not None else rows[:FIRST]
     start = data.adapter if run is None else run.start(data.adapter)

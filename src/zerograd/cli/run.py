@@ -18,6 +18,7 @@ from zerograd.core.steplog import StepLog
 from zerograd.evaluation.bound_task import BoundTask
 from zerograd.tasks import Task
 from zerograd.tasks.prompts import Example
+from zerograd.tasks.splits import describe
 from zerograd.training.adapters import Tuning, apply_tuning
 from zerograd.training.config import DECIDING, MeZOConfig
 from zerograd.training.models import check_model, load_model
@@ -66,8 +67,8 @@ class Setup:
     @property
     def sizes(self) -> str:
         """A sentence on the task's rows."""
-        counts = f"{len(self.train)} training, {len(self.dev)} dev, {len(self.test)} test rows"
-        return f"{self.task.name}: {counts}"
+        parts = {"training": self.train, "dev": self.dev, "test": self.test}
+        return describe(self.task, {name: [example.row for example in part] for name, part in parts.items()})
 
     @property
     def tuning(self) -> str:

@@ -11,6 +11,7 @@ from zerograd.tasks import MESSAGES, TASKS, Task, TaskError
 from zerograd.tasks.data import DataError, default_split, load_split
 from zerograd.tasks.model_kind import check_task, context_length, decoder_start, is_encoder_decoder, is_masked_lm
 from zerograd.tasks.prompts import Prompter
+from zerograd.tasks.templates import own_mask
 from zerograd.training.models import ModelError, load_config
 
 SHOWN = 3
@@ -39,16 +40,19 @@ def show_prompts(args: PromptsArguments) -> None:
     """Print the prompts, candidates and right answers of rows of a task or of the user's data."""
     task = task_of(args)
     prompter = _prompter(task, args.model) if args.model else None
-    masked = prompter.masked if prompter is not None else args.masked
+    masked = prompter.masked if prompter is not None else args.masked or _holds_mask(task)
     if masked and task.kind != "classification":
         raise TaskError(f"task {task.name!r} is a {task.kind} task, for which masked models have no prompt")
     notes: list[str] = []
-    rows, source = load_split(task, args.data, args.split or default_split(task, args.data), notes)
+    rows, source = load_split(
+        task, args.data, args.split or default_split(task, args.data), notes,
+        skip_bad_rows=args.skip_bad_rows, encoding=args.encoding,
+    )  # fmt: skip
     for number in _numbers(args, len(rows)):
         row = {**rows[number], "index": number}
         try:
             shown = {"task": task.name, "split": args.split or default_split(task, args.data), "index": number}
-            shown |= _as_json(task, row, masked)
+            shown |= _as_json(task if prompter is None else prompter.asked, row, masked)
         except (TaskError, KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
             raise TaskError(f"row {number} of {source} {error}") from error
         if args.json:
@@ -61,6 +65,11 @@ def show_prompts(args: PromptsArguments) -> None:
         print(note)
     if not args.json and args.rows is None:
         print(f"The first {min(SHOWN, len(rows))} of {len(rows)} rows of {source}; --rows 0,5 chooses others.")
+
+
+def _holds_mask(task: Task) -> bool:
+    """Whether a classification's template says where a masked model writes."""
+    return task.kind == "classification" and isinstance(task.prompt, str) and own_mask(task.prompt) is not None
 
 
 def _columns(task: Task) -> tuple[str, ...]:

@@ -4,12 +4,12 @@ from difflib import get_close_matches
 
 from zerograd.tasks import paper
 from zerograd.tasks.custom import custom_task as custom_task
-from zerograd.tasks.task import MASK as MASK
 from zerograd.tasks.task import MESSAGES as MESSAGES
 from zerograd.tasks.task import Query as Query
 from zerograd.tasks.task import Row as Row
 from zerograd.tasks.task import Task as Task
-from zerograd.tasks.task import TaskError as TaskError
+from zerograd.tasks.templates import MASK as MASK
+from zerograd.tasks.templates import TaskError as TaskError
 
 TASKS = {task.name: task for task in vars(paper).values() if isinstance(task, Task)}
 

@@ -1,16 +1,17 @@
 """Conversations: a `messages` column through the model's chat template, the assistant's tokens found in it."""
 
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from zerograd.tasks import MESSAGES, Row, TaskError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Spans = tuple[tuple[int, int | None], ...]
 
 
 def encode_chat(
-    tokenizer: PreTrainedTokenizerBase, row: Row, max_length: int, max_new_tokens: int
+    tokenizer: "PreTrainedTokenizerBase", row: Row, max_length: int, max_new_tokens: int
 ) -> tuple[list[int], list[int], Spans, bool]:
     """The context (up to the last assistant turn), the rest, the ranges the assistant wrote, and whether it was cut.
 
@@ -19,7 +20,7 @@ def encode_chat(
     Raises:
         TaskError: No messages, a turn that is none, a template that refuses them, or one turn that is too long.
     """
-    messages = _checked(row[MESSAGES])
+    messages = check_messages(row[MESSAGES])
     cut = False
     while True:
         context, whole, spans = _apply(tokenizer, messages)
@@ -35,7 +36,8 @@ def conversation(row: Row) -> list[dict[str, Any]]:
     return messages[:-1] if messages[-1]["role"] == "assistant" else messages
 
 
-def _checked(messages: Any) -> list[dict[str, Any]]:
+def check_messages(messages: Any) -> list[dict[str, Any]]:
+    """The messages of a row. TaskError where they are none."""
     if not isinstance(messages, list) or not messages:
         raise TaskError(f"has {messages!r} in column {MESSAGES!r}, where a list of messages belongs")
     for message in messages:
@@ -44,7 +46,7 @@ def _checked(messages: Any) -> list[dict[str, Any]]:
     return messages
 
 
-def _apply(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]]) -> tuple[list[int], list[int], Spans]:
+def _apply(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, Any]]) -> tuple[list[int], list[int], Spans]:
     whole_text = _text(tokenizer, messages, False)
     whole = _ids(tokenizer, whole_text)
     spans: list[tuple[int, int | None]] = []
@@ -63,14 +65,14 @@ def _apply(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]]) -
     return whole[: spans[-1][0]], whole, tuple(spans)
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], prompt: bool) -> str:
+def _text(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, Any]], prompt: bool) -> str:
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
     except Exception as error:  # templates raise errors of jinja2, which is not ours to import
         raise TaskError(f"cannot be put into the chat template: {error}") from error
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def _ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return ids
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from zerograd.tasks.table import looks_like_a_row
 from zerograd.tasks.task import MESSAGES, Task, TaskError
 
 
@@ -62,5 +63,8 @@ def custom_task(
     )
     for column in (*task.text_columns, *task.answer_columns):
         if column not in columns:
-            raise TaskError(f"there is no column {column!r} in your data; its columns are {', '.join(columns)}")
+            raise TaskError(
+                f"there is no column {column!r} in your data; its columns are {', '.join(columns)}"
+                f"{looks_like_a_row(columns)}"
+            )
     return task

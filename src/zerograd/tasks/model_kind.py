@@ -11,6 +11,7 @@ from transformers.models.auto.modeling_auto import (
 
 from zerograd.tasks import Task
 from zerograd.tasks.prompts import PromptError
+from zerograd.tasks.templates import own_mask
 
 Kind = Literal["causal", "masked", "encoder-decoder"]
 NO_LIMIT = 1_000_000  # what tokenizers without a limit report is larger
@@ -59,7 +60,13 @@ def is_encoder_decoder(config: Any) -> bool:
 
 
 def check_task(config: Any, task: Task) -> None:
-    """PromptError where an encoder-decoder model cannot do a task, by its configuration alone."""
+    """PromptError where a kind of model cannot do a task, by its configuration alone."""
+    mark = own_mask(task.prompt) if isinstance(task.prompt, str) and task.kind == "classification" else None
+    if mark is not None and not is_masked_lm(config):
+        raise PromptError(
+            f"the prompt {task.prompt!r} has {mark}, the place of a masked model's label word; {config.model_type} is "
+            f"none and writes the word behind the prompt: leave {mark} out"
+        )
     if not is_encoder_decoder(config):
         return
     if task.kind == "chat":

@@ -1,7 +1,8 @@
 """The paper's tasks: label words after a prompt (Table 12) or in place of a mask (Table 11), texts of the row to choose
 from, and questions whose answers are generated (Table 12 of arXiv 2305.17333)."""
 
-from zerograd.tasks.task import MASK, Row, Task, TaskError
+from zerograd.tasks.task import Row, Task
+from zerograd.tasks.templates import MASK, TaskError
 
 CONJUNCTIONS = {"effect": "so", "cause": "because"}
 

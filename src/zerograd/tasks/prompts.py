@@ -10,7 +10,10 @@ from transformers import PreTrainedTokenizerBase
 
 from zerograd.tasks import MASK, Query, Row, Task, TaskError
 from zerograd.tasks.chat import encode_chat
+from zerograd.tasks.example import Example as Example
 from zerograd.tasks.targets import end_of_text, target_tokens
+from zerograd.tasks.templates import mask_remark, with_mask
+from zerograd.tasks.truncation import Truncation
 
 SEPARATOR = "\n\n"  # between demonstrations
 BAR_FROM = 2000  # rows from which encoding takes long enough for a progress bar
@@ -18,55 +21,6 @@ BAR_FROM = 2000  # rows from which encoding takes long enough for a progress bar
 
 class PromptError(ValueError):
     """A tokenizer, label word or row that does not fit the task."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """One row, ready for the model. A candidate's whole text is `context` and then its continuation.
-
-    Args:
-        index: Row number in its split.
-        row: The row.
-        query: What it asks, as text.
-        context: Token ids that all candidates share; in generation, the prompt. Special tokens included. Where there is
-            an encoder: what the decoder's text begins with.
-        continuations: What follows in each candidate (of one only: the answer to learn).
-        spans: Ranges of positions in the whole text whose tokens are scored; None ends with the text.
-        position: The mask's position; None in causal examples, whose tokens are predicted by the one before.
-        source: Where there is an encoder: token ids that it reads, the prompt.
-    """
-
-    index: int
-    row: Row
-    query: Query
-    context: list[int]
-    continuations: list[list[int]]
-    spans: tuple[tuple[int, int | None], ...] = ()
-    position: int | None = None
-    source: list[int] | None = None
-
-    @property
-    def length(self) -> int:
-        """Tokens of the longest candidate's whole text."""
-        return len(self.context) + max(map(len, self.continuations), default=0)
-
-
-@dataclass
-class Truncation:
-    """What was left out to fit the model's context."""
-
-    rows: int = 0
-    shortened: int = 0
-    demos: int = 0
-
-    def describe(self, split: str, max_length: int) -> str:
-        """A sentence for the user; empty where nothing was cut."""
-        said = []
-        if self.shortened:
-            said.append(f"{self.shortened} of {self.rows} {split} rows had their longest text cut at its start")
-        if self.demos:
-            said.append(f"{self.demos} demonstrations were left out before {split} rows")
-        return f"{' and '.join(said)}, to fit {max_length} tokens" if said else ""
 
 
 @dataclass(frozen=True)
@@ -115,7 +69,15 @@ class Prompter:
                 f"max_new_tokens {self.max_new_tokens} leaves no room for a prompt in a context of {self.max_length}"
             )
         if self.task.kind == "classification":
-            _ = self.label_tokens
+            _ = self.label_tokens, self.asked
+
+    @cached_property
+    def asked(self) -> Task:
+        """The task; for a masked model with `MASK` where its prompt holds this tokenizer's mask. TaskError for two."""
+        prompt = self.task.prompt
+        if not self.masked or not isinstance(prompt, str) or self.task.masked_prompt is not None:
+            return self.task
+        return replace(self.task, masked_prompt=with_mask(prompt, self.tokenizer.mask_token))
 
     @cached_property
     def label_tokens(self) -> list[list[int]]:
@@ -147,7 +109,17 @@ class Prompter:
         return ids if len(set(ids)) == len(ids) and self.tokenizer.unk_token_id not in ids else None
 
     def remarks(self) -> list[str]:
-        """What the user should know about the label words: sentences."""
+        """What the user should know about the label words and their place: sentences."""
+        return [*self._place(), *self._several_tokens()]
+
+    def _place(self) -> list[str]:
+        """Where a masked model writes the label word, in a template of the user's."""
+        prompt, token = self.task.prompt, self.tokenizer.mask_token
+        if not self.masked or not isinstance(prompt, str) or self.task.masked_prompt is not None:
+            return []
+        return [mask_remark(prompt, str(token))]
+
+    def _several_tokens(self) -> list[str]:
         if self.task.kind != "classification" or self.label_ids is not None:
             return []
         words = [repr(w) for w, t in zip(self.task.labels, self.label_tokens, strict=True) if len(t) > 1]
@@ -175,15 +147,24 @@ class Prompter:
                 texts = [self.shown(r) for r in shown]
                 examples.append(self._encode(int(row.get("index", number)), row, texts, cuts))
             except (TaskError, KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-                said = f"has no column {error}" if isinstance(error, KeyError) else str(error)
+                said = self._absent(error, row) if isinstance(error, KeyError) else str(error)
                 raise PromptError(f"row {row.get('index', number)} {said}") from error
         return examples, cuts
 
+    def _absent(self, error: KeyError, row: Row) -> str:
+        """What a row lacks that the task reads, and what it has."""
+        there = ", ".join(name for name in row if name != "index") or "none"
+        return (
+            f"has no column {error}, which task {self.task.name!r} reads; its columns are {there}: rename one, or "
+            "write the task's prompt and label_column with these names"
+        )
+
     def shown(self, row: Row) -> str:
         """A row as a demonstration: prompt and right answer."""
-        query = self.task.query(row, self.masked)
+        query = self.asked.query(row, self.masked)
         if self.masked:
-            return query.prompt.replace(MASK, " " + query.candidates[query.correct[0]]).strip()
+            before, _, after = query.prompt.partition(MASK)
+            return f"{before.rstrip(' ')} {query.candidates[query.correct[0]]}{after}".strip()
         return (query.target or query.candidates[query.correct[0]]).strip()
 
     def _encode(self, index: int, row: Row, demos: list[str], cuts: Truncation) -> Example:
@@ -204,7 +185,7 @@ class Prompter:
             cuts.demos += 1
 
     def _attempt(self, index: int, row: Row, demos: list[str]) -> Example:
-        query = self.task.query(row, self.masked)
+        query = self.asked.query(row, self.masked)
         before = SEPARATOR.join(demos) + SEPARATOR if demos else ""
         if self.masked:
             ids = self._ids((before + query.prompt).replace(MASK, str(self.tokenizer.mask_token)))
@@ -275,8 +256,8 @@ class Prompter:
         masks = [i for i, token in enumerate(ids) if token == self.tokenizer.mask_token_id]
         if len(masks) != 1:
             raise TaskError(
-                f"has {len(masks)} mask tokens in its prompt, expected 1; does its text contain "
-                f"{self.tokenizer.mask_token!r}?"
+                f"has {len(masks)} mask tokens in its prompt, expected 1: its text holds "
+                f"{self.tokenizer.mask_token!r}, which a masked model reads as the label word's place; take it out"
             )
         return masks[0]
 

@@ -2,18 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from string import Formatter
+from functools import cached_property
 from typing import Any
 
+from zerograd.tasks.labels import Classes, whole_number
 from zerograd.tasks.objective import METRICS, Objective, fitting, get_objective
+from zerograd.tasks.templates import MASK, join, template_columns, with_mask
+from zerograd.tasks.templates import TaskError as TaskError
 
 Row = Mapping[str, Any]
-MASK = "<mask>"  # stands for the tokenizer's own mask token in a masked prompt
 MESSAGES = "messages"
-
-
-class TaskError(ValueError):
-    """A task declared with a contradiction, or a row that the task cannot render."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,8 @@ class Task:
         labels: Label words, by class.
         label_column: Column of the right answer: a class or candidate number from 0, or a value.
         label_values: Values of `label_column`, by class; (): 0, 1, ... or the label words themselves.
-        masked_prompt: The prompt of masked models with `MASK` in it (Table 11); None: the causal one, mask, ".".
+        masked_prompt: The prompt of masked models with `MASK` in it (Table 11); None: the causal one, with
+            the mask that it holds, or one at its end and a ".".
         candidates: Column with the candidate texts, columns with one each, or a function of the row.
         correct: Function of the row that gives the positions of the right candidates, instead of `label_column`.
         answers: Column with the accepted answers (a text or a list of texts), or a function of the row.
@@ -181,13 +180,17 @@ class Task:
         return template_columns(self.prompt) if isinstance(self.prompt, str) else self.columns
 
     @property
+    def candidate_columns(self) -> tuple[str, ...]:
+        """The columns that hold texts to choose from."""
+        named = self.candidates
+        return (named,) if isinstance(named, str) else named if isinstance(named, tuple) else ()
+
+    @property
     def answer_columns(self) -> tuple[str, ...]:
         """The columns that the candidates and the right answers are read from."""
-        named = self.candidates if self.kind == "choice" else self.answers
-        columns = [named] if isinstance(named, str) else list(named) if isinstance(named, tuple) else []
-        if self.kind == "classification" or (self.kind == "choice" and self.correct is None):
-            columns.append(self.label_column)
-        return tuple(columns)
+        columns = self.candidate_columns or ((self.answers,) if isinstance(self.answers, str) else ())
+        labelled = self.kind == "classification" or (self.kind == "choice" and self.correct is None)
+        return (*columns, self.label_column) if labelled else columns
 
     def query(self, row: Row, masked: bool = False) -> Query:
         """What a row asks.
@@ -201,31 +204,46 @@ class Task:
         if self.kind == "classification":
             return Query(prompt, tuple(join(prompt, word) for word in self.labels), (self.correct_class(row),))
         if self.kind == "choice":
-            texts = self._candidates(row)
+            texts = self.candidates_of(row)
             return Query(prompt, tuple(join(prompt, text) for text in texts), self._correct(row, texts))
         answers = self._answers(row)
         target = join(prompt, answers[0], strip=False) + (self.stop or "") if answers else None
         return Query(prompt, target=target, answers=answers)
 
     def correct_class(self, row: Row) -> int:
-        """The class of a row's label, by number, value or label word."""
+        """The class of a row's label, by number, value or label word. TaskError where it is none."""
         value = row[self.label_column]
-        for names in (self.label_values or range(len(self.labels)), self.labels):
-            for number, name in enumerate(names):
-                if value == name or str(value) == str(name):
-                    return number
+        found = self.class_of(value)
+        if found is None and (value is None or not str(value).strip()):
+            raise TaskError(f"has no label in column {self.label_column!r}")
+        if found is None:
+            raise TaskError(f"has label {value!r} in column {self.label_column!r}; the task knows {self.known_labels}")
+        return found
+
+    def class_of(self, value: Any) -> int | None:
+        """The class that a value of the label column stands for; None: it stands for none."""
+        return self._classes.find(value)
+
+    @property
+    def known_labels(self) -> str:
+        """The values that the label column may have, with their words."""
         known = self.label_values or range(len(self.labels))
-        shown = [
+        return ", ".join(
             f"{name!r} ({word})" if name != word else repr(word) for name, word in zip(known, self.labels, strict=True)
-        ]
-        raise TaskError(f"has label {value!r} in column {self.label_column!r}; the task knows {', '.join(shown)}")
+        )
+
+    @cached_property
+    def _classes(self) -> Classes:
+        return Classes.of(self.labels, self.label_values)
 
     def _masked(self, row: Row) -> str:
-        if self.masked_prompt is None:
-            return f"{_render(self.prompt, row).strip(' ')}{MASK}."
-        return _render(self.masked_prompt, row)
+        if self.masked_prompt is not None:
+            return _render(self.masked_prompt, row)
+        own = with_mask(self.prompt) if isinstance(self.prompt, str) else None
+        return f"{_render(self.prompt, row).strip(' ')}{MASK}." if own is None else _render(own, row)
 
-    def _candidates(self, row: Row) -> list[str]:
+    def candidates_of(self, row: Row) -> list[str]:
+        """The texts of a row to choose from. TaskError where they are none."""
         named = self.candidates
         if callable(named):
             return list(named(row))
@@ -242,7 +260,7 @@ class Task:
             return tuple(self.correct(row))
         value = row[self.label_column]
         right = value if isinstance(value, list) else [value]
-        found = tuple(texts.index(v) if v in texts else v for v in right)
+        found = tuple(texts.index(v) if v in texts else whole_number(v) for v in right)
         if not found or not all(type(v) is int and 0 <= v < len(texts) for v in found):
             raise TaskError(
                 f"has {value!r} in column {self.label_column!r}; the right candidate is a number from 0 to "
@@ -264,30 +282,6 @@ class Task:
                 f"{self.stop!r}; let it end at the end of text instead (stop=None, --stop none)"
             )
         return texts
-
-
-def join(prompt: str, text: str, strip: bool = True) -> str:
-    """Prompt and answer: a space between them, unless the prompt ends in a line break or is empty."""
-    whole = prompt + text if not prompt or prompt[-1].isspace() else f"{prompt} {text}"
-    return whole.strip(" ") if strip else whole
-
-
-def template_columns(template: str) -> tuple[str, ...]:
-    """The columns that a template such as "{text} It was" names.
-
-    Raises:
-        TaskError: It is no such template.
-    """
-    try:
-        names = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
-    except ValueError as error:
-        raise TaskError(f"cannot read the prompt {template!r}: {error}; write {{{{ and }}}} for braces") from error
-    for name in names:
-        if not name or not name.replace("_", "a").replace("-", "a").replace(" ", "a").isalnum():
-            raise TaskError(f"the prompt {template!r} has {{{name}}}, where the name of a column belongs")
-    if not names:
-        raise TaskError(f"the prompt {template!r} names no column; write for example '{{text}} It was'")
-    return tuple(dict.fromkeys(names))
 
 
 def _render(prompt: str | Callable[[Row], str], row: Row) -> str:
