@@ -74,12 +74,11 @@ def test_eval_says_where_it_is_not_what_the_run_reported(trained: Path, tmp_path
     log = tmp_path / "steps.zlog"
     log.write_bytes((trained / "steps.zlog").read_bytes())
     results = json.loads((trained / "results.json").read_text())
-    note = {"steps": 10, "selected_step": 4, "config": {**results["config"], "data": "reviews.csv"}}
-    (tmp_path / "results.json").write_text(json.dumps(note))
-    (tmp_path / "run.json").write_text(json.dumps({"task": None, "prompt": "{review} It was about a", "labels": "a,b"}))
+    (tmp_path / "results.json").write_text(json.dumps({"steps": 10, "selected_step": 4}))
+    (tmp_path / "run.yaml").write_text("data: reviews.csv\nprompt: '{review} It was about a'\nlabels: a,b\n")
     assert zerograd(f"eval {EVAL} --log", log) == 0
     said = capsys.readouterr().out
-    assert "note: the run chose step 4 by its dev rows; --step 4" in said
+    assert "applied step 4 of 10, whose model the run saved as its best on the dev rows (--step last: all)" in said
     assert "trained with other rows or prompts (--prompt {review} It was about a, --labels a,b)" in said
     assert zerograd(f"eval {EVAL}", "--log", trained / "steps.zlog", "--step", results["selected_step"]) == 0
     assert "note:" not in capsys.readouterr().out

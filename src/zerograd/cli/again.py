@@ -99,7 +99,7 @@ def _read(path: Path, end: str) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         values = yaml.safe_load(text.partition(end)[0] if end else text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise ValueError(f"{path} does not hold what zerograd wrote there, but {values!r:.40}")

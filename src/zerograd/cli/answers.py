@@ -86,6 +86,11 @@ class Answerer:
         return {**row, str(task.answers): FILLER} if task.kind == "generation" else row
 
 
+def own_columns(row: Row) -> dict[str, Any]:
+    """A row without its number, which is ours."""
+    return {name: value for name, value in row.items() if name != "index"}
+
+
 def answers_of(task: Task, examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[Answer]:
     """Predictions as a user reads them."""
     return [_answer(task, e, p) for e, p in zip(examples, predictions, strict=True)]

@@ -81,11 +81,8 @@ def train(data: DataArguments, tuning: Tuning, config: MeZOConfig, given: dict[s
     check_rates(config)
     with writing(folder):
         running = holds_run(folder / LOG_NAME)
-        if running and not config.resume:
-            go_on = command_line("train", "--resume", "--output_dir", folder)
-            raise FileExistsError(
-                f"{folder} already holds a run ({LOG_NAME}); continue it ({go_on}), or choose another --output_dir"
-            )
+        if not config.resume:
+            refuse_run(folder)
         if running:
             check_resumed(folder, settings, data.test_data, config.max_steps)
             if finished(folder, config):
@@ -103,6 +100,15 @@ def train(data: DataArguments, tuning: Tuning, config: MeZOConfig, given: dict[s
         except KeyboardInterrupt:
             go_on = command_line("train", "--resume", "--output_dir", folder)
             raise KeyboardInterrupt(f"Continue with: {go_on}") from None
+
+
+def refuse_run(folder: Path) -> None:
+    """FileExistsError where a folder holds a run."""
+    if holds_run(folder / LOG_NAME):
+        go_on = command_line("train", "--resume", "--output_dir", folder)
+        raise FileExistsError(
+            f"{folder} already holds a run ({LOG_NAME}); continue it ({go_on}), or choose another output_dir"
+        )
 
 
 def _train(folder: Path, setup: Setup, config: MeZOConfig, described: dict[str, Any]) -> Trained:

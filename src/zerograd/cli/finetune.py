@@ -2,19 +2,17 @@
 
 import base64
 import html
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-
 from zerograd.cli.again import continued
-from zerograd.cli.answers import Answer, Answerer, answers_of
+from zerograd.cli.answers import Answer, Answerer, answers_of, own_columns
 from zerograd.cli.arguments import DataArguments, PresetArguments
-from zerograd.cli.commands import Trained, train, train_defaults
+from zerograd.cli.commands import Trained, refuse_run, train, train_defaults
+from zerograd.cli.memory import free_folder, removed_if_unused, table_of, with_rows_in_files
 from zerograd.cli.report import shown
 from zerograd.tasks import MESSAGES, Row, Task
 from zerograd.training.adapters import Tuning
@@ -22,8 +20,6 @@ from zerograd.training.config import MeZOConfig
 from zerograd.training.settings import pick
 
 KINDS = (DataArguments, Tuning, PresetArguments, MeZOConfig)  # of `zerograd train`
-ROWS = "data"  # rows from memory, in the output folder
-DEMO = "demo"
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ class Finetuned:
                     f"the prompt reads {', '.join(columns)}: give rows, such as {dict.fromkeys(columns, '...')}"
                 )
             texts = [{columns[0]: text} for text in texts]
-        rows: list[Row] = [dict(row) for row in _dataset(texts)]
+        rows: list[Row] = [dict(row) for row in table_of(texts)]
         for number, row in enumerate(rows):
             missing = [name for name in columns if row.get(name) is None]
             if missing:
@@ -130,11 +126,14 @@ def finetune(
     given = {"model": model, "data": data, "prompt": prompt, "labels": _labels(labels), **settings}
     given = {name: value for name, value in given.items() if value is not None}
     _check_names(given)
+    given.setdefault("output_dir", str(free_folder(_name_of(given))))
+    folder = Path(given["output_dir"])
     try:
-        if "output_dir" not in given:
-            given["output_dir"] = str(_free(_name_of(given)))
-        given = _with_rows_in_files(given)
-        made = _run(continued({name: _word(value) for name, value in given.items()}))
+        if not given.get("resume"):
+            refuse_run(folder)
+        with removed_if_unused(folder):
+            given = with_rows_in_files(given, folder)
+            made = _run(continued({name: _word(value) for name, value in given.items()}))
     except OSError as error:
         raise ValueError(str(error)) from error
     if made is None:
@@ -152,7 +151,9 @@ def _run(given: dict[str, Any]) -> Trained | None:
 def _found(made: Trained) -> Finetuned:
     setup, results = made.setup, made.results
     answers = answers_of(setup.task, setup.test, made.predictions)
-    rows = [{**example.row, **answer.columns()} for example, answer in zip(setup.test, answers, strict=True)]
+    rows = [
+        {**own_columns(example.row), **answer.columns()} for example, answer in zip(setup.test, answers, strict=True)
+    ]
     return Finetuned(
         setup.model, setup.tokenizer, setup.task, made.folder, results["before"], results["after"], rows
     )  # fmt: skip
@@ -192,46 +193,4 @@ def _name_of(given: Mapping[str, Any]) -> str:
     data = given.get("data")
     if isinstance(data, (str, Path)):
         return Path(data).stem
-    return str(given.get("task", DEMO if data is None else ROWS))
-
-
-def _free(name: str) -> Path:
-    """A folder in `runs` that is not there yet."""
-    number, folder = 1, Path("runs") / name
-    while folder.exists():
-        number += 1
-        folder = Path("runs") / f"{name}-{number}"
-    return folder
-
-
-def _with_rows_in_files(given: dict[str, Any]) -> dict[str, Any]:
-    """Rows from memory as files in the output folder: the run can go on from them, and be repeated."""
-    data = given.get("data")
-    if data is None or isinstance(data, (str, Path)):
-        return given
-    folder = Path(given["output_dir"]) / ROWS
-    parts = dict(data) if isinstance(data, Mapping) else None
-    if parts is not None and not parts.keys() <= {"train", "validation", "test"}:
-        raise ValueError(f"data has the parts {', '.join(map(str, parts))}; name them train, validation and test")
-    tables = {f"{name}.jsonl": _dataset(rows) for name, rows in ({"rows": data} if parts is None else parts).items()}
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for name, table in tables.items():
-        table.to_json(folder / name, force_ascii=False)
-    return {**given, "data": str(folder / "rows.jsonl" if parts is None else folder)}
-
-
-def _dataset(rows: Any) -> Dataset:
-    """Rows from memory in one form. ValueError for what is no table."""
-    if isinstance(rows, Dataset):
-        return rows
-    try:
-        if isinstance(rows, Sequence):
-            return Dataset.from_list([dict(row) for row in rows])
-        return Dataset.from_pandas(rows, preserve_index=False)
-    except Exception as error:  # of values that are no column, Arrow raises a dozen unrelated types
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"data is a {type(rows).__name__} that is no table of rows ({said}); give a file, a list of dictionaries, "
-            "a datasets.Dataset or a pandas.DataFrame"
-        ) from error
+    return str(given.get("task", "demo" if data is None else "data"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zerograd.cli.again import noted
-from zerograd.cli.answers import Answer, Answerer
+from zerograd.cli.answers import Answer, Answerer, own_columns
 from zerograd.cli.arguments import DataArguments, PredictArguments, TaskArguments, task_of
 from zerograd.cli.output import print_all, write_whole
 from zerograd.cli.preflight import check_device, check_fits
@@ -17,6 +17,7 @@ from zerograd.cli.trained import Run, holds_model
 from zerograd.core.perturb.offload import offload
 from zerograd.tasks import Row, Task, TaskError
 from zerograd.tasks.data import unlabelled_rows
+from zerograd.tasks.files import read_file
 from zerograd.training.models import ADAPTER_CONFIG, check_model, load_model
 from zerograd.training.settings import PROMPT, deciding, pick
 from zerograd.training.trainer import LOG_NAME
@@ -63,16 +64,17 @@ def predict(args: PredictArguments, given: dict[str, Any]) -> None:
         print(table(task, shown, answers))
         print(f"The first {len(shown)} of {len(rows)} rows; --output FILE.csv (or .jsonl) writes them all")
         return
-    write_whole(Path(args.output), as_file(Path(args.output).suffix, task, rows, answers).encode())
+    written = as_file(Path(args.output).suffix, task, _as_read(rows, args), answers)
+    write_whole(Path(args.output), written.encode())
     print(f"{len(rows)} predictions: {args.output}")
 
 
 def as_file(ending: str, task: Task, rows: Sequence[Row], answers: Sequence[Answer]) -> str:
     """The rows with their predictions, as .csv or .jsonl."""
     if ending == ".jsonl":
-        lines = [json.dumps({**_own(r), **a.columns()}, ensure_ascii=False) for r, a in zip(rows, answers, strict=True)]
+        lines = [json.dumps({**r, **a.columns()}, ensure_ascii=False) for r, a in zip(rows, answers, strict=True)]
         return "\n".join(lines) + "\n"
-    flat = [{**_own(r), **_flat(task, a)} for r, a in zip(rows, answers, strict=True)]
+    flat = [{**r, **_flat(task, a)} for r, a in zip(rows, answers, strict=True)]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(name for row in flat for name in row)), lineterminator="\n")
     writer.writeheader()
@@ -139,9 +141,13 @@ def _check_output(output: str | None) -> None:
         raise FileExistsError(f"--output {output} is a folder; it must be a file")
 
 
-def _own(row: Row) -> dict[str, Any]:
-    """The columns of the file; the row's number is ours."""
-    return {name: value for name, value in row.items() if name != "index"}
+def _as_read(rows: Sequence[Row], args: PredictArguments) -> list[dict[str, Any]]:
+    """The columns of the file alone; an `index` of its own is not the number that we give a row."""
+    read = read_file(Path(str(args.data)), args.encoding, [])
+    if "index" not in read.columns:
+        return [own_columns(row) for row in rows]
+    own = {number: row["index"] for number, row in zip(read.numbers, read.rows, strict=True)}
+    return [{**row, "index": own[row["index"]]} for row in rows]
 
 
 def _flat(task: Task, answer: Answer) -> dict[str, Any]:

@@ -77,6 +77,8 @@ class Run:
             return int(asked), f"step {int(asked)} of {done}"
         with as_written(self.folder / RESULTS):
             chosen = self.results.get("selected_step")
+            if chosen is not None and type(chosen) is not int:
+                raise TypeError(f"selected_step {chosen!r}")
             if asked == LAST or chosen is None or not 0 <= chosen <= done:
                 why = "" if asked == LAST else f" (no {RESULTS} beside the log says which one the run chose)"
                 return done, f"step {done}, the last{why}"

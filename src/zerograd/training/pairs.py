@@ -21,8 +21,9 @@ OF_TUNE = {  # settings of one way of tuning
 
 
 def apart(before: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
-    """What was written down of a run, without what follows something that the user gives anew."""
-    stale = {name for group in PARTNERS if any(n in typed for n in group) for name in group}
+    """What was written down of a run, without what follows something that the user gives another value."""
+    groups = (*PARTNERS, ("tune", *OF_TUNE))
+    stale = {name for group in groups if any(n in typed and typed[n] != before.get(n) for n in group) for name in group}
     return {name: value for name, value in before.items() if name in typed or name not in stale}
 
 
