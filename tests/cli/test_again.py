@@ -76,7 +76,11 @@ def test_resume_where_there_is_no_run(tmp_path: Path, capsys: Any) -> None:
 
 
 def test_a_note_that_is_none(tmp_path: Path, capsys: Any) -> None:
-    for content, words in (("a: [", "is no YAML"), ("- 1\n", "does not hold what zerograd wrote"), ("1: 2", "does not")):
+    for content, words in (
+        ("a: [", "is no YAML"),
+        ("- 1\n", "does not hold what zerograd wrote"),
+        ("1: 2", "does not"),
+    ):
         (tmp_path / "run.yaml").write_text(content)
         assert zerograd("train --resume --output_dir", tmp_path) == 1
         assert words in capsys.readouterr().err
@@ -98,9 +102,7 @@ def test_ctrl_c_is_answered_by_the_short_command(tmp_path: Path, monkeypatch: py
     assert said.endswith(f"interrupted. Continue with: zerograd train --resume --output_dir {folder}")
 
 
-def test_replay_and_eval_end_at_the_model_that_was_saved(
-    run: Path, selected: int, tmp_path: Path, capsys: Any
-) -> None:
+def test_replay_and_eval_end_at_the_model_that_was_saved(run: Path, selected: int, tmp_path: Path, capsys: Any) -> None:
     assert selected < 4
     assert zerograd("replay --log", run / "steps.zlog", "--output_dir", tmp_path / "best") == 0
     assert f"applied step {selected} of 4, whose model the run saved as its best" in capsys.readouterr().out
@@ -119,7 +121,10 @@ def test_replay_of_a_log_alone_says_that_it_is_the_last_step(run: Path, tmp_path
     shutil.copy(run / "steps.zlog", tmp_path)
     assert zerograd("replay --log", tmp_path / "steps.zlog", "--output_dir", tmp_path / "m") == 0
     assert "applied step 4, the last (no results.json beside the log says" in capsys.readouterr().out
-    for step, words in (("5", "cannot replay to step 5"), ("best", "--step best is neither a number of steps nor 'last'")):
+    for step, words in (
+        ("5", "cannot replay to step 5"),
+        ("best", "--step best is neither a number of steps nor 'last'"),
+    ):
         assert zerograd(f"replay --step {step} --log", run / "steps.zlog", "--output_dir", tmp_path / "n") == 1
         assert words in capsys.readouterr().err
     (tmp_path / "results.json").write_text(json.dumps({"selected_step": "two"}))

@@ -55,10 +55,14 @@ def test_the_log_gives_the_same_predictions(run: Path, unlabelled: Path, tmp_pat
 
 
 def test_a_model_that_is_no_run_takes_a_prompt(unlabelled: Path, capsys: Any) -> None:
-    assert zerograd("predict --data", unlabelled, "--prompt", "{review} It was", "--labels", "neg=terrible,pos=great") == 0
+    assert (
+        zerograd("predict --data", unlabelled, "--prompt", "{review} It was", "--labels", "neg=terrible,pos=great") == 0
+    )
     said = capsys.readouterr().out.splitlines()
     assert {line.split()[0] for line in said[-11:-1]} <= {"neg", "pos"}  # as a label column would have it
-    assert zerograd("predict --max_new_tokens 2 --data", unlabelled, "--prompt", "{review} It was") == 0  # to be written
+    assert (
+        zerograd("predict --max_new_tokens 2 --data", unlabelled, "--prompt", "{review} It was") == 0
+    )  # to be written
     assert "prediction" in capsys.readouterr().out
 
 
