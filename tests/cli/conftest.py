@@ -6,12 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from own_run import OWN, REVIEWS, SHORT, SIZES
 from zerograd.cli.main import main
-
-REVIEWS = Path(__file__).resolve().parents[2] / "examples" / "reviews.csv"
-OWN = ["--prompt", "{review} It was about a", "--labels", "film,book,hotel", "--label_column", "kind"]
-SIZES = "--num_train 32 --num_dev 16 --num_test 12".split()
-SHORT = "--max_steps 4 --save_steps 2 --learning_rate 1e-3 --use_cpu true --disable_tqdm true".split()
 
 
 @pytest.fixture(scope="session")

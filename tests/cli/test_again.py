@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from conftest import OWN, REVIEWS, SHORT, SIZES
+from own_run import OWN, REVIEWS, SHORT, SIZES
 from zerograd.cli.again import continued, note, noted, typed
 from zerograd.cli.main import main
 from zerograd.core.steplog import StepLog

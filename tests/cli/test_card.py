@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from conftest import OWN, REVIEWS, SHORT, SIZES
+from own_run import OWN, REVIEWS, SHORT, SIZES
 from zerograd.cli.main import main
 
 

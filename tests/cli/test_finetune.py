@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 
 import zerograd
-from conftest import REVIEWS
+from own_run import REVIEWS
 from zerograd.cli.again import noted
 from zerograd.cli.finetune import Finetuned
 from zerograd.cli.main import main

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from conftest import OWN
+from own_run import OWN
 from zerograd.cli.answers import Answerer
 from zerograd.cli.main import main
 from zerograd.tasks import Task

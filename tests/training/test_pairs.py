@@ -21,7 +21,7 @@ FOLLOWED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"eval_steps": 500, "max_steps": 100}, {}, "eval_steps 500 is above max_steps 100: no step is evaluated"),
     ({"num_train_epochs": 3.0}, {"max_steps": -1}, "num_train_epochs 3 says how long, not the preset's 1000 steps"),
     ({"num_train_epochs": 3.0, "max_steps": 7}, {"max_steps": 1000}, "max_steps 7 says how long"),
-    ({"gradient_accumulation_steps": 4}, {"per_device_train_batch_size": 4}, "the 16 rows of a step run in 4 parts of 4"),
+    ({"gradient_accumulation_steps": 4}, {"per_device_train_batch_size": 4}, "16 rows of a step run in 4 parts"),
     ({"gradient_accumulation_steps": 3, "per_device_train_batch_size": 5}, {}, ""),
     ({"logging_steps": 0.0}, {"logging_strategy": "no"}, ""),
     ({"warmup_steps": 10}, {"lr_scheduler_type": "constant_with_warmup"}, ""),
