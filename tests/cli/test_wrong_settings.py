@@ -142,8 +142,8 @@ SCHEDULES = [
     ),
     ("--lr_scheduler_type warmup_stable_decay", "lr_scheduler_type warmup_stable_decay cannot be"),
     ("--lr_scheduler_type sometimes", "sometimes is not a valid SchedulerType"),
-    ("--eval_steps 3 --save_steps 5", "round multiple of the evaluation steps"),
-    ("--eval_strategy no", "requires the save and eval strategy to match"),
+    ("--eval_steps 3 --save_steps 5", "save_steps 5 is no multiple of eval_steps 3"),
+    ("--eval_strategy no --load_best_model_at_end true", "needs steps that are evaluated and saved"),
     ("--preset opt-ft", "is for backpropagation"),
     ("--preset opt-lora --tune full", "is for --tune lora"),
 ]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zerograd.cli.again import noted
-from zerograd.cli.arguments import EvalArguments, TaskArguments
+from zerograd.cli.arguments import LAST, EvalArguments, TaskArguments
 from zerograd.cli.output import as_written, read_json
 from zerograd.cli.run import START
 from zerograd.core.header import LogError
@@ -21,7 +21,6 @@ from zerograd.training.trainer import LOG_NAME
 
 RESULTS = "results.json"
 ADAPTED = ("base_model.", "prompt_encoder.")  # how names of tensors begin in a PeftModel
-LAST = "last"
 LENGTH = ("max_steps", "num_train_epochs", "load_best_model_at_end", "save_full_model", "push_to_hub")
 
 
@@ -66,12 +65,10 @@ class Run:
                 last.
 
         Raises:
-            ValueError: The log has fewer steps, or it is no number.
+            ValueError: The log has fewer steps.
         """
         done = len(self.log.steps)
         if asked is not None and asked != LAST:
-            if not asked.isdecimal():
-                raise ValueError(f"--step {asked} is neither a number of steps nor {LAST!r}")
             if int(asked) > done:
                 raise ValueError(f"cannot replay to step {asked}: {self.log.path} holds {done} steps")
             return int(asked), f"step {int(asked)} of {done}"
