@@ -123,7 +123,7 @@ def test_replay_of_a_log_alone_says_that_it_is_the_last_step(run: Path, tmp_path
     assert "applied step 4, the last (no results.json beside the log says" in capsys.readouterr().out
     for step, words in (
         ("5", "cannot replay to step 5"),
-        ("best", "--step best step must be 0 or more, or 'last' for all"),
+        ("best", "step must be 0 or more, or 'last' for all"),
     ):
         assert zerograd(f"replay --step {step} --log", run / "steps.zlog", "--output_dir", tmp_path / "n") == 1
         assert words in capsys.readouterr().err
