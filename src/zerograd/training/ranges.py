@@ -41,6 +41,7 @@ RANGES = {
     "seed": SEED, "data_seed": SEED, "max_skipped_steps": ZERO, "rank": ZERO, "blocks": ZERO,
     "num_train": ONE, "num_dev": ONE, "num_test": ONE, "k": ONE, "max_new_tokens": ONE,
     "demos": ZERO, "step": ZERO, "lora_r": ONE, "lora_alpha": ONE, "num_virtual_tokens": ONE,
+    "batch": ONE, "length": ONE,
 }  # fmt: skip
 
 
