@@ -1,9 +1,4 @@
-"""Scripts that complete commands, flags and their values in a shell, written from what the commands declare.
-
-eval "$(zerograd completion bash)"      in ~/.bashrc
-eval "$(zerograd completion zsh)"       in ~/.zshrc, behind compinit
-zerograd completion fish | source       in ~/.config/fish/config.fish
-"""
+"""Scripts that complete commands, flags and their values in a shell, written from what the commands declare."""
 
 import shlex
 from collections.abc import Callable
@@ -14,6 +9,13 @@ from zerograd.cli.help import SAID
 from zerograd.cli.refused import NAMES, choices_of
 from zerograd.cli.table import COMMANDS, EVERYWHERE, FILES
 
+USE = """\
+usage: zerograd completion {bash,zsh,fish}
+Print a script that completes commands, flags and their values. In the file that your shell reads at its start:
+
+  bash  ~/.bashrc                     eval "$(zerograd completion bash)"
+  zsh   ~/.zshrc, behind compinit     eval "$(zerograd completion zsh)"
+  fish  ~/.config/fish/config.fish    zerograd completion fish | source"""
 BASH = """\
 _zerograd() {{
     local word="${{COMP_WORDS[COMP_CWORD]}}" before="" command="${{COMP_WORDS[1]}}" flags="" i

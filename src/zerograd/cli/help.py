@@ -92,7 +92,7 @@ SAID = {  # where a help is made by code
     "set": "METHOD.SETTING=VALUE, such as mezo.learning_rate=1e-5 or 'ft*.max_steps=500'; values 1e-6,1e-5 make a grid"
 }
 REFUSED = {"compare": ("tune", "adapter")}  # each method says what it tunes
-RARE = ("allow_unread", "max_skipped_steps")
+RARE = ("allow_unread", "max_skipped_steps", "max_grad_norm", "bf16", "gradient_checkpointing")
 OWN_GROUPS = {"TaskArguments": "data", "DataArguments": "data", "Tuning": "what is tuned", "MeZOArguments": "method"}
 METAVARS = {"int": "N", "float": "X", "bool": "", "dict": "JSON", "list": "TEXT ..."}
 
@@ -153,7 +153,7 @@ def _entry(command: str, name: str, flags: Mapping[str, Setting], text: str, who
 
 def _said(setting: Setting, whole: bool) -> str:
     """Its help, with what stands for None in words; the first sentence unless it is to be whole."""
-    text = re.sub(r"\bNone: ", "without it: ", SAID.get(setting.name, setting.help))
+    text = re.sub(r"[.;] None: ", "; without it: ", SAID.get(setting.name, setting.help))
     text = text if text.endswith("...") else text.removesuffix(".")
     text = text if whole else re.split(r"\. (?=[A-Z])", text)[0]
     choices = choices_of(setting)

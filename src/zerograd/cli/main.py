@@ -71,8 +71,11 @@ def _help(args: list[str]) -> int:
 
 
 def _complete(args: list[str]) -> int:
-    from zerograd.cli.completion import SHELLS
+    from zerograd.cli.completion import SHELLS, USE
 
+    if args and args[0] in HELP:
+        print(USE)
+        return 0
     if len(args) != 1 or args[0] not in SHELLS:
         print(f"zerograd: give completion one of {', '.join(SHELLS)}", file=sys.stderr)
         return 2
