@@ -38,6 +38,19 @@ def test_a_run_writes_down_what_was_typed_and_what_came_of_it(run: Path) -> None
     assert not (run / "run.json").exists()
 
 
+def test_one_flag_repeats_a_run(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert zerograd("train --config", run / "run.yaml", "--output_dir", "again") == 0
+    assert (tmp_path / "again" / "steps.zlog").read_bytes() == (run / "steps.zlog").read_bytes()
+    before, after = noted(run), noted(tmp_path / "again")
+    assert {**before, "output_dir": None} == {**after, "output_dir": None}
+    capsys.readouterr()
+    assert zerograd("train --config", run / "run.yaml") == 1  # the folder is in it, and full
+    assert f"already holds a run (steps.zlog); continue it (zerograd train --resume --output_dir {run})" in (
+        capsys.readouterr().err
+    )
+
+
 def test_a_finished_run_says_what_can_be_done(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr("zerograd.cli.commands.set_up", None)  # no model is loaded
     before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
@@ -84,6 +97,9 @@ def test_a_note_that_is_none(tmp_path: Path, capsys: Any) -> None:
         (tmp_path / "run.yaml").write_text(content)
         assert zerograd("train --resume --output_dir", tmp_path) == 1
         assert words in capsys.readouterr().err
+    (tmp_path / "run.yaml").write_text("max_steps: ten\n")
+    assert zerograd("train --resume --output_dir", tmp_path) == 2
+    assert "run.yaml: max_steps must be a whole number, got 'ten'" in capsys.readouterr().err
 
 
 def test_what_is_no_ones_business_is_not_noted(tmp_path: Path) -> None:
@@ -125,7 +141,7 @@ def test_replay_of_a_log_alone_says_that_it_is_the_last_step(run: Path, tmp_path
         ("5", "cannot replay to step 5"),
         ("best", "step must be 0 or more, or 'last' for all"),
     ):
-        assert zerograd(f"replay --step {step} --log", run / "steps.zlog", "--output_dir", tmp_path / "n") == 1
+        assert zerograd(f"replay --step {step} --log", run / "steps.zlog", "--output_dir", tmp_path / "n") > 0
         assert words in capsys.readouterr().err
     (tmp_path / "results.json").write_text(json.dumps({"selected_step": "two"}))
     assert zerograd("replay --log", tmp_path / "steps.zlog", "--output_dir", tmp_path / "n") == 1

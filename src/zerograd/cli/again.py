@@ -12,7 +12,10 @@ from typing import Any
 
 import yaml
 
+from zerograd.cli.flags import flags_of
 from zerograd.cli.output import write_whole
+from zerograd.cli.settings_file import read_settings
+from zerograd.cli.table import COMMANDS
 from zerograd.training.pairs import apart
 
 RUN = "run.yaml"
@@ -35,6 +38,8 @@ def continued(given: dict[str, Any]) -> dict[str, Any]:
         return given
     folder = Path(given["output_dir"])
     before = noted(folder)
+    if before:
+        before = read_settings(str(folder / RUN), flags_of(COMMANDS["train"]))
     if not before and not given.keys() - ASKS_NOTHING:
         raise FileNotFoundError(
             f"there is no run in {folder} to go on with (no {RUN}); give the folder of one as --output_dir, or "

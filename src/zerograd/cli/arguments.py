@@ -12,7 +12,6 @@ from zerograd.training.ranges import check_ranges
 from zerograd.training.settings import MAY_CHANGE, MODEL, PROMPT, ROWS, deciding, documented
 
 ANSWER = "answer"  # the column where rows without right answers would have a text
-LAST = "last"  # the step of a log
 STOPS = {"newline": "\n", "none": None}
 
 
@@ -130,7 +129,6 @@ class EvalArguments(DataArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_step(self.step)
         if self.demo_sets not in ("shared", "each"):
             raise ValueError(f"unknown demo_sets {self.demo_sets!r}; choose shared or each")
 
@@ -165,7 +163,6 @@ class PredictArguments(TaskArguments):
 
     def __post_init__(self) -> None:
         check_ranges(vars(self))
-        check_step(self.step)
 
 
 @documented
@@ -225,13 +222,6 @@ class ReplayArguments:
 
     def __post_init__(self) -> None:
         check_ranges(vars(self))
-        check_step(self.step)
-
-
-def check_step(step: str | None) -> None:
-    """ValueError for a --step that is neither a number of steps nor `LAST`."""
-    if step is not None and step != LAST and not step.isdecimal():
-        raise ValueError(f"step must be 0 or more, or {LAST!r} for all, got {step}")
 
 
 def task_of(args: TaskArguments, answered: bool = True) -> Task:

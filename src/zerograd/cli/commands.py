@@ -24,10 +24,11 @@ from zerograd.evaluation.evaluate import Prediction
 from zerograd.tasks.model_kind import model_kind
 from zerograd.training.adapters import Tuning
 from zerograd.training.config import MeZOConfig
+from zerograd.training.defaults import defaults_for, kind_of_adapter, preset_remark
 from zerograd.training.linear_probe import NO_PROBE, linear_probe
 from zerograd.training.models import demo_folder, load_config, save_model
 from zerograd.training.pairs import follow
-from zerograd.training.presets import defaults_for, get_preset, kind_of_adapter, preset_remark
+from zerograd.training.presets import get_preset
 from zerograd.training.settings import MODEL, PROMPT, ROWS
 from zerograd.training.trainer import LOG_NAME
 

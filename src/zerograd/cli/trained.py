@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zerograd.cli.again import noted
-from zerograd.cli.arguments import LAST, EvalArguments, TaskArguments
+from zerograd.cli.arguments import EvalArguments, TaskArguments
 from zerograd.cli.output import as_written, read_json
 from zerograd.cli.run import START
 from zerograd.core.header import LogError
@@ -16,6 +16,7 @@ from zerograd.core.steplog import StepLog
 from zerograd.training.adapters import untie_as_in
 from zerograd.training.config import MeZOConfig
 from zerograd.training.models import ADAPTER_CONFIG, DTYPES
+from zerograd.training.ranges import LAST
 from zerograd.training.settings import PROMPT, ROWS, deciding
 from zerograd.training.trainer import LOG_NAME
 
