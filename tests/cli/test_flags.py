@@ -218,7 +218,7 @@ def test_settings_from_a_file(tmp_path: Path) -> None:
     assert read_given("train", ["--num_train", "9", "--config", str(path)]) == {**held, "num_train": 9}
     path = tmp_path / "run.json"
     path.write_text(json.dumps({"log": str(path), "output_dir": "there", "step": 3}))
-    assert read_given("replay", ["--config", str(path)]) == {"log": str(path), "output_dir": "there", "step": 3}
+    assert read_given("replay", ["--config", str(path)]) == {"log": str(path), "output_dir": "there", "step": "3"}
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_wrong_input(run: Path, unlabelled: Path, tmp_path: Path, capsys: Any) -
         f"--model {run} --data {unlabelled} --output {tmp_path}/none/p.csv": "does not exist",
         f"--model {run} --data {unlabelled} --step 2": "give it with --log",
     }.items():
-        assert zerograd(f"predict {line}") == 1, line
+        assert zerograd(f"predict {line}") > 0, line
         assert words in capsys.readouterr().err, line
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from zerograd.training.config import MeZOConfig
+from zerograd.training.defaults import defaults_for
 from zerograd.training.pairs import apart, follow
-from zerograd.training.presets import defaults_for
 from zerograd.training.settings import pick
 
 FOLLOWED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
