@@ -20,7 +20,7 @@ from zerograd.training.models import demo_folder
 ROWS = 24
 KINDS = (
     "log", "log header", "rows.jsonl", "rows.csv", "rows.tsv", "rows.parquet", "chats.jsonl", "model.safetensors",
-    "config.json", "tokenizer.json", "tokenizer_config.json", "run.json", "results.json", "steps.zlog",
+    "config.json", "tokenizer.json", "tokenizer_config.json", "run.yaml", "results.json", "steps.zlog",
     "trainer_state.json", "adapter_config.json", "compare.json",
 )  # fmt: skip
 WORDS = (
@@ -160,7 +160,7 @@ class Mutations:
         resume = [*TRAIN, "--resume", "--output_dir", str(folder), "--max_steps", "13"]
         log, model = str(folder / "steps.zlog"), ["--model", str(folder), "--data", str(demo_folder("data"))]
         others = {
-            "run.json": (folder / kind, resume),
+            "run.yaml": (folder / kind, resume),
             "results.json": (folder / kind, ["replay", "--log", log, *new]),
             "steps.zlog": (folder / kind, ["eval", "--log", log, *small]),
             "trainer_state.json": (folder / "checkpoint-8" / kind, resume),

@@ -13,19 +13,20 @@ if TYPE_CHECKING:
     from zerograd import updates as updates
     from zerograd.cli.compare.runner import CompareArguments as CompareArguments
     from zerograd.cli.compare.runner import compare as compare
+    from zerograd.cli.finetune import Finetuned as Finetuned
+    from zerograd.cli.finetune import finetune as finetune
     from zerograd.core.header import LogError as LogError
     from zerograd.core.optimizer import MeZO as MeZO
     from zerograd.core.optimizer import NonFiniteLossError as NonFiniteLossError
     from zerograd.core.perturb.offload import offload as offload
     from zerograd.core.replay import replay as replay
-    from zerograd.core.scales import Expectation as Expectation
-    from zerograd.core.scales import Variance as Variance
+    from zerograd.core.scaling import Expectation as Expectation
+    from zerograd.core.scaling import Variance as Variance
     from zerograd.core.steplog import StepLog as StepLog
     from zerograd.tasks import Task as Task
     from zerograd.tasks import get_task as get_task
     from zerograd.tasks.data import SplitSizes as SplitSizes
     from zerograd.tasks.data import load_splits as load_splits
-    from zerograd.training.adapters import Tuning as Tuning
     from zerograd.training.adapters import apply_tuning as apply_tuning
     from zerograd.training.config import MeZOArguments as MeZOArguments
     from zerograd.training.config import MeZOConfig as MeZOConfig
@@ -33,11 +34,13 @@ if TYPE_CHECKING:
     from zerograd.training.models import load_model as load_model
     from zerograd.training.trainer import MeZOMixin as MeZOMixin
     from zerograd.training.trainer import MeZOTrainer as MeZOTrainer
+    from zerograd.training.tuning import Tuning as Tuning
 
 __version__ = "0.1.0"
 HOMES = {
     "CompareArguments": "cli.compare.runner",
-    "Expectation": "core.scales",
+    "Expectation": "core.scaling",
+    "Finetuned": "cli.finetune",
     "LogError": "core.header",
     "MeZO": "core.optimizer",
     "MeZOArguments": "training.config",
@@ -48,11 +51,12 @@ HOMES = {
     "SplitSizes": "tasks.data",
     "StepLog": "core.steplog",
     "Task": "tasks",
-    "Tuning": "training.adapters",
-    "Variance": "core.scales",
+    "Tuning": "training.tuning",
+    "Variance": "core.scaling",
     "apply_tuning": "training.adapters",
     "compare": "cli.compare.runner",
     "demo_folder": "training.models",
+    "finetune": "cli.finetune",
     "get_task": "tasks",
     "load_model": "training.models",
     "load_splits": "tasks.data",

@@ -7,18 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from architectures import same, state
-from zerograd.cli.arguments import DataArguments
-from zerograd.cli.main import COMMANDS, _given, _load, _parameters, main
+from zerograd.cli.main import main
 from zerograd.core.steplog import StepLog
-from zerograd.training.adapters import Tuning
-from zerograd.training.config import MeZOConfig
 from zerograd.training.models import demo_folder, load_model
 
 SMALL = "--num_train 64 --num_dev 40 --num_test 50 --use_cpu true --disable_tqdm true"
@@ -74,12 +70,11 @@ def test_eval_says_where_it_is_not_what_the_run_reported(trained: Path, tmp_path
     log = tmp_path / "steps.zlog"
     log.write_bytes((trained / "steps.zlog").read_bytes())
     results = json.loads((trained / "results.json").read_text())
-    note = {"steps": 10, "selected_step": 4, "config": {**results["config"], "data": "reviews.csv"}}
-    (tmp_path / "results.json").write_text(json.dumps(note))
-    (tmp_path / "run.json").write_text(json.dumps({"task": None, "prompt": "{review} It was about a", "labels": "a,b"}))
+    (tmp_path / "results.json").write_text(json.dumps({"steps": 10, "selected_step": 4}))
+    (tmp_path / "run.yaml").write_text("data: reviews.csv\nprompt: '{review} It was about a'\nlabels: a,b\n")
     assert zerograd(f"eval {EVAL} --log", log) == 0
     said = capsys.readouterr().out
-    assert "note: the run chose step 4 by its dev rows; --step 4" in said
+    assert "applied step 4 of 10, whose model the run saved as its best on the dev rows (--step last: all)" in said
     assert "trained with other rows or prompts (--prompt {review} It was about a, --labels a,b)" in said
     assert zerograd(f"eval {EVAL}", "--log", trained / "steps.zlog", "--step", results["selected_step"]) == 0
     assert "note:" not in capsys.readouterr().out
@@ -113,8 +108,8 @@ def test_a_second_run_in_the_same_folder(trained: Path, capsys: Any) -> None:
 MISTAKES = [
     ("", 2, "usage: zerograd"),
     ("trian", 2, "did you mean 'train'"),
-    ("train --task sst", 1, "unknown task 'sst'; did you mean 'sst2'"),
-    ("train --model /nowhere/at/all", 1, "cannot load model '/nowhere/at/all'"),
+    ("train --task sst", 2, "unknown task 'sst'; did you mean 'sst2'"),
+    ("train --model /nowhere/at/all", 2, "--model: there is no file or folder /nowhere/at/all"),
     ("eval --model {empty}", 1, "does not hold a usable model"),
     ("train --data {empty}", 1, "there is no"),
     ("train --data {columns}", 1, "no column 'sentence'.*its columns are text, label"),
@@ -123,14 +118,14 @@ MISTAKES = [
     ("train --data {broken}", 1, "no row of .* can be read: line 1 is no JSON"),
     ("train --data {null}", 1, "1 of 2 rows of .* cannot be used:.* line 2 has no text in column 'sentence'"),
     ("train --data {single}", 1, "has 1 row: training and dev rows need at least one each"),
-    ("train --eps 0", 1, "eps must be positive"),
-    ("train --eps -1", 1, "eps must be positive"),
-    ("train --fp16 true", 1, "load the model in float16"),
-    ("train --dtype int8", 1, "unknown dtype 'int8'"),
-    ("train --probing stream", 1, "unknown probing 'stream'"),
-    ("train --distribution uniform", 1, "unknown distribution 'uniform'"),
-    ("train --num_train 0", 1, "num_train must be at least 1, got 0"),
-    ("eval --log {missing}", 1, "no step log at"),
+    ("train --eps 0", 2, "eps must be positive"),
+    ("train --eps -1", 2, "eps must be positive"),
+    ("train --fp16 true", 2, "load the model in float16"),
+    ("train --dtype int8", 2, "unknown dtype 'int8'"),
+    ("train --probing stream", 2, "unknown probing 'stream'"),
+    ("train --distribution uniform", 2, "unknown distribution 'uniform'"),
+    ("train --num_train 0", 2, "num_train must be at least 1, got 0"),
+    ("eval --log {missing}", 2, "there is no step log"),
     ("eval --log {text}", 1, "not a zerograd step log"),
     ("eval --predictions {missing}/x.jsonl --num_test 4", 1, "missing.*does not exist"),
     ("replay --log {text} --output_dir {new}", 1, "not a zerograd step log"),
@@ -174,34 +169,8 @@ def test_the_old_name_of_a_command(capsys: Any) -> None:
     assert "'probe' is now called 'linear-probe'" in capsys.readouterr().err
 
 
-def test_every_command_of_the_table_can_be_called(capsys: Any) -> None:
-    """Its function is there, and each of its parameters is a dataclass of flags or something that was typed."""
-    for name, command in COMMANDS.items():
-        with pytest.raises(SystemExit) as stopped:
-            zerograd(f"{name} --help")
-        assert stopped.value.code == 0
-        out = capsys.readouterr().out
-        assert f"usage: zerograd {name}" in out
-        for parameter, kind in _parameters(_load(command.function)).items():
-            if is_dataclass(kind):
-                assert all(f"--{f.name}" in out for f in fields(kind) if f.init), name
-            else:
-                assert parameter == "given" or (parameter == "operands" and command.operands is not None)
-
-
-def test_what_was_typed_is_told_from_defaults() -> None:
-    kinds = [DataArguments, Tuning, MeZOConfig]
-    assert _given("train", [], kinds) == {}
-    line = "--num_dev 5 --stop newline --untie --lr-scheduler-type linear"
-    assert list(_given("train", line.split(), kinds).items()) == [
-        ("num_dev", 5), ("stop", "newline"), ("untie", True), ("lr_scheduler_type", "linear"),
-    ]  # fmt: skip
-
-
 def test_an_unknown_option_is_answered_by_the_nearest(capsys: Any) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        zerograd("train --learning_rat 1e-3")
-    assert stopped.value.code == 2
+    assert zerograd("train --learning_rat 1e-3") == 2
     assert "unknown option '--learning_rat'; did you mean --learning_rate?" in capsys.readouterr().err
 
 
@@ -211,14 +180,6 @@ def test_a_model_that_is_no_language_model(tmp_path: Path, capsys: Any) -> None:
     transformers.ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1).save_pretrained(tmp_path)
     assert zerograd("eval", "--model", tmp_path) == 1
     assert "neither a causal, a masked nor an encoder-decoder" in capsys.readouterr().err
-
-
-def test_help_lists_every_flag(capsys: Any) -> None:
-    with pytest.raises(SystemExit):
-        zerograd("train --help")
-    out = capsys.readouterr().out
-    for flag in ("--eps", "--num_train", "--per_device_train_batch_size", "--lr_scheduler_type", "--resume"):
-        assert flag in out
 
 
 LONG = f"train {SMALL} --max_steps 120 --per_device_train_batch_size 4 --learning_rate 1e-4"
@@ -344,6 +305,6 @@ def test_methods_that_cannot_be(tmp_path: Path, capsys: Any) -> None:
         }.items()
     ):
         folder = tmp_path / str(number)
-        assert zerograd(f"train {TRAIN} {flags}", "--output_dir", folder) == 1, flags
+        assert zerograd(f"train {TRAIN} {flags}", "--output_dir", folder) in (1, 2), flags
         assert message in capsys.readouterr().err, flags
         assert not list(folder.glob("*.zlog")) or not StepLog.read(folder / "steps.zlog").steps, flags

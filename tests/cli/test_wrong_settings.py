@@ -1,4 +1,7 @@
-"""Settings that cannot be are refused before a model is loaded: the message comes although there is no such model."""
+"""Settings that cannot be are refused before a model is loaded: the message comes although there is no such model.
+
+With status 2 before torch is imported, and with 1 where what refuses them needs it.
+"""
 
 import os
 import subprocess
@@ -60,7 +63,7 @@ WRONG = [  # flags of `train`, and what is said of them
     ("--num_test 0", "num_test must be at least 1"),
     ("--k 0", "k must be at least 1"),
     ("--max_new_tokens 0", "max_new_tokens must be at least 1"),
-    ("--stop never", "unknown --stop 'never'"),
+    ("--stop never", "unknown stop 'never'"),
     ("--task sst", "did you mean 'sst2'"),
     ("--task sst2 --labels a,b", "brings its own prompt"),
     ("--objective rewards", "unknown objective 'rewards'"),
@@ -110,8 +113,8 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("flags, message", WRONG, ids=[flags for flags, _ in WRONG])
 def test_a_wrong_setting_of_train(flags: str, message: str, tmp_path: Path, capsys: Any, no_model: None) -> None:
-    absent = ["--model", "/no/such/model", "--output_dir", str(tmp_path / "run")]
-    assert main(["train", *flags.split(), *absent]) == 1
+    absent = ["--model", "no-such-model", "--output_dir", str(tmp_path / "run")]
+    assert main(["train", *flags.split(), *absent]) in (1, 2)
     said = capsys.readouterr().err
     assert message in said
     assert "Traceback" not in said
@@ -128,9 +131,9 @@ def test_a_wrong_setting_of_another_command(
     (tmp_path / "full" / "something").touch()
     before = sorted(tmp_path.rglob("*"))
     places = {name: str(tmp_path / name) for name in ("file", "folder", "full", "new")}
-    model = [] if line.startswith(("replay", "plan", "compare", "train")) else ["--model", "/no/such/model"]
+    model = [] if line.startswith(("replay", "plan", "compare", "train")) else ["--model", "no-such-model"]
     model = ["--model", "opt-125m"] if line.startswith("plan") else model
-    assert main([*line.format(**places).split(), *model]) == 1
+    assert main([*line.format(**places).split(), *model]) in (1, 2)
     said = capsys.readouterr().err
     assert message in said
     assert "Traceback" not in said
@@ -143,9 +146,9 @@ SCHEDULES = [
         "lr_scheduler_type polynomial cannot be with learning_rate",
     ),
     ("--lr_scheduler_type warmup_stable_decay", "lr_scheduler_type warmup_stable_decay cannot be"),
-    ("--lr_scheduler_type sometimes", "sometimes is not a valid SchedulerType"),
-    ("--eval_steps 3 --save_steps 5", "round multiple of the evaluation steps"),
-    ("--eval_strategy no", "requires the save and eval strategy to match"),
+    ("--lr_scheduler_type sometimes", "unknown lr_scheduler_type 'sometimes'"),
+    ("--eval_steps 3 --save_steps 5", "save_steps 5 is no multiple of eval_steps 3"),
+    ("--eval_strategy no --load_best_model_at_end true", "needs steps that are evaluated and saved"),
     ("--preset opt-ft", "is for backpropagation"),
     ("--preset opt-lora --tune full", "is for --tune lora"),
 ]
@@ -153,7 +156,7 @@ SCHEDULES = [
 
 @pytest.mark.parametrize("flags, message", SCHEDULES, ids=[flags for flags, _ in SCHEDULES])
 def test_what_only_the_defaults_decide(flags: str, message: str, tmp_path: Path, capsys: Any, no_model: None) -> None:
-    assert main(["train", *flags.split(), "--output_dir", str(tmp_path / "run")]) == 1
+    assert main(["train", *flags.split(), "--output_dir", str(tmp_path / "run")]) in (1, 2)
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 

@@ -15,9 +15,9 @@ PACKAGE = Path(zerograd.__file__).parent
 
 def test_public_names() -> None:
     assert zerograd.__all__ == [
-        "CompareArguments", "Expectation", "LogError", "MeZO", "MeZOArguments", "MeZOConfig", "MeZOMixin",
+        "CompareArguments", "Expectation", "Finetuned", "LogError", "MeZO", "MeZOArguments", "MeZOConfig", "MeZOMixin",
         "MeZOTrainer", "NonFiniteLossError", "SplitSizes", "StepLog", "Task", "Tuning", "Variance", "apply_tuning",
-        "compare", "demo_folder", "get_task", "load_model", "load_splits", "offload", "replay",
+        "compare", "demo_folder", "finetune", "get_task", "load_model", "load_splits", "offload", "replay",
     ]  # fmt: skip
     for name in zerograd.__all__:
         assert inspect.getdoc(getattr(zerograd, name))

@@ -14,7 +14,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "core": {"noise", "schedules", "estimators", "updates"},
     "evaluation": {"tasks"},
     "training": {"tasks", "evaluation", "core", "estimators", "updates", "schedules"},
-    "cli": {"training", "tasks", "evaluation", "core"},
+    "cli": {"training", "tasks", "evaluation", "core", "estimators", "updates", "schedules"},
 }
 EXCEPTIONS = {
     ("evaluation", "zerograd.core.device"),  # where a model's inputs must be

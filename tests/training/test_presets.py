@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from zerograd.cli.compare.methods import METHODS
-from zerograd.training.presets import PRESETS, defaults_for, get_preset, preset_for
+from zerograd.training.defaults import defaults_for
+from zerograd.training.presets import PRESETS, get_preset, preset_for
 
 
 @pytest.mark.parametrize(

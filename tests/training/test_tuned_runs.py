@@ -9,6 +9,7 @@ import pytest
 from peft import PeftModel
 
 from architectures import same, state
+from zerograd.cli.again import noted
 from zerograd.cli.main import main
 from zerograd.core.steplog import StepLog
 from zerograd.training.models import demo_folder, load_model
@@ -67,11 +68,11 @@ def test_replay_rebuilds_the_adapter_and_asks_for_its_start(trained: Path, tmp_p
 
 
 def test_a_run_that_was_cut_short_is_resumed_to_the_same_bits(trained: Path, tmp_path: Path, capsys: Any) -> None:
-    tune = json.loads((trained / "run.json").read_text())["tune"]
+    tune = noted(trained)["tune"]
     cut = tmp_path / "run"
     cut.mkdir()
     shutil.copytree(trained / "start", cut / "start")
-    shutil.copy(trained / "run.json", cut / "run.json")
+    shutil.copy(trained / "run.yaml", cut / "run.yaml")
     whole = (trained / "steps.zlog").read_bytes()
     (cut / "steps.zlog").write_bytes(whole[: -5 * 24 - 7])  # in the middle of a step
     other = "lora" if tune != "lora" else "prefix"

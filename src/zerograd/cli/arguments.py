@@ -11,6 +11,7 @@ from zerograd.training.models import DTYPES, QUANTIZE, ModelError, demo_folder
 from zerograd.training.ranges import check_ranges
 from zerograd.training.settings import MAY_CHANGE, MODEL, PROMPT, ROWS, deciding, documented
 
+ANSWER = "answer"  # the column where rows without right answers would have a text
 STOPS = {"newline": "\n", "none": None}
 
 
@@ -110,7 +111,7 @@ class EvalArguments(DataArguments):
 
     Args:
         log: Step log to apply to the model before evaluation.
-        step: Apply this many steps of the log; None: all.
+        step: Apply this many steps of the log, or last: all. None: those of the model that the run saved.
         seed: Seed of the sampling of rows, as in training.
         demos: Demonstrations before every prompt (in-context learning).
         demo_sets: shared: one set for all rows; each: one for each.
@@ -119,7 +120,7 @@ class EvalArguments(DataArguments):
     """
 
     log: str | None = None
-    step: int | None = None
+    step: str | None = None
     seed: Annotated[int, ROWS] = 42
     demos: int = 0
     demo_sets: str = "shared"
@@ -130,6 +131,38 @@ class EvalArguments(DataArguments):
         super().__post_init__()
         if self.demo_sets not in ("shared", "each"):
             raise ValueError(f"unknown demo_sets {self.demo_sets!r}; choose shared or each")
+
+
+@documented
+@dataclass
+class PredictArguments(TaskArguments):
+    """What `zerograd predict` takes; of a run's model, the task and the prompt are known.
+
+    Args:
+        data: File with the rows (.jsonl, .csv, .tsv, .parquet); a column of right answers is not needed.
+        model: Output folder of a run, or any model: folder or hub id. None: the base of --log, else the built-in demo.
+        output: Write all rows with their predictions to this file, .csv or .jsonl. None: show the first ten.
+        log: Step log to apply to the base model.
+        step: Apply this many steps of the log, or last: all. None: those of the model that the run saved.
+        max_new_tokens: Longest written answer; None: the run's, else 50.
+        dtype: auto (as saved), float32, bfloat16 or float16.
+        offload: Keep the weights in main memory and bring them to the GPU as they are read.
+        adapter: Folder of an adapter of peft to put on the model.
+        quantize: 8bit or 4bit: quantise the model while loading it.
+    """
+
+    model: str | None = None
+    output: str | None = None
+    log: str | None = None
+    step: str | None = None
+    max_new_tokens: int | None = None
+    dtype: str = "auto"
+    offload: bool = False
+    adapter: str | None = None
+    quantize: str | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(vars(self))
 
 
 @documented
@@ -177,7 +210,7 @@ class ReplayArguments:
         model: The base model. None: the built-in demo.
         adapter: The adapter that the run started from; None: `start` beside the log, if any.
         quantize: 8bit or 4bit, as in the run.
-        step: Apply this many steps of the log; None: all.
+        step: Apply this many steps of the log, or last: all. None: those of the model that the run saved.
     """
 
     log: str
@@ -185,14 +218,18 @@ class ReplayArguments:
     model: str | None = None
     adapter: str | None = None
     quantize: str | None = None
-    step: int | None = None
+    step: str | None = None
 
     def __post_init__(self) -> None:
         check_ranges(vars(self))
 
 
-def task_of(args: TaskArguments) -> Task:
+def task_of(args: TaskArguments, answered: bool = True) -> Task:
     """The task that the arguments describe.
+
+    Args:
+        args: The arguments.
+        answered: Whether the rows have right answers; without them, nothing that says how to answer is a text to write.
 
     Raises:
         TaskError, ValueError: They contradict each other, or there is no such task.
@@ -205,10 +242,13 @@ def task_of(args: TaskArguments) -> Task:
         raise TaskError(f"--task {args.task} brings its own prompt; leave out {', '.join(given)}, or --task")
     objective = args.objective if isinstance(args, DataArguments) else None
     length = args.max_new_tokens if isinstance(args, DataArguments) else None
-    if objective is not None and ":" in objective:
+    if answered and objective is not None and ":" in objective:
         Reward.load(objective)  # before any data or model
     columns = [] if args.task is not None or args.data is None else columns_of(args.data, args.encoding)
     if columns and (given or MESSAGES in columns):
+        if not answered:
+            own["answer"] = own["answer"] or (None if own["labels"] or own["candidates"] or not given else ANSWER)
+            columns += [c for c in (own["label_column"] or "label", own["answer"]) if c and c not in columns]
         task = custom_task(columns, **own, stop=STOPS[args.stop], objective=objective)
     elif args.task is None and given:
         raise TaskError(f"{given[0]} describes your own data; give them with --data FILE")

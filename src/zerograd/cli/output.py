@@ -3,7 +3,7 @@
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,12 @@ def as_written(path: Path) -> Iterator[None]:
         yield
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"{path} does not hold what zerograd writes there: {error!r}") from error
+
+
+def print_all(sentences: Iterable[str]) -> None:
+    """Print sentences, without the empty ones."""
+    for sentence in filter(None, sentences):
+        print(sentence)
 
 
 def _refuse_full(folder: Path) -> None:

@@ -14,9 +14,9 @@ from zerograd.tasks import Task
 from zerograd.tasks.model_kind import NO_VIRTUAL, check_task, is_encoder_decoder
 from zerograd.training.adapters import Tuning, check_tuning
 from zerograd.training.config import MeZOArguments, MeZOConfig, check_unused
+from zerograd.training.defaults import kind_of_adapter
 from zerograd.training.models import DTYPES, ModelError, auto_class, load_config
 from zerograd.training.prefix import AdapterError
-from zerograd.training.presets import kind_of_adapter
 from zerograd.training.ranges import check_ranges
 from zerograd.training.settings import pick
 

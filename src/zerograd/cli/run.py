@@ -1,36 +1,36 @@
-"""What a run is: `Setup` before it (task, rows, model, examples), and `Run` after it (its log and what lies beside)."""
+"""What a run is before it starts: `Setup` (task, rows, model, examples), and the settings that decide it."""
 
-import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
 from safetensors import SafetensorError
 
-from zerograd.cli.arguments import DataArguments, EvalArguments, TaskArguments, splits_of, task_of
-from zerograd.cli.output import as_written, read_json, write_json
+from zerograd.cli.again import noted, portable
+from zerograd.cli.arguments import DataArguments, splits_of, task_of
 from zerograd.cli.preflight import check_device, check_fits
-from zerograd.core.header import LogError
 from zerograd.core.perturb.offload import offload
-from zerograd.core.replay import replay
 from zerograd.core.steplog import StepLog
 from zerograd.evaluation.bound_task import BoundTask
 from zerograd.tasks import Task
 from zerograd.tasks.prompts import Example
 from zerograd.tasks.splits import describe
-from zerograd.training.adapters import Tuning, apply_tuning, untie_as_in
+from zerograd.training.adapters import Tuning, apply_tuning
 from zerograd.training.config import DECIDING, MeZOConfig
-from zerograd.training.models import DTYPES, check_model, load_model
-from zerograd.training.settings import MAY_CHANGE, PROMPT, ROWS, WEIGHTS, deciding
+from zerograd.training.models import check_model, load_model
+from zerograd.training.pairs import OF_TUNE
+from zerograd.training.settings import MAY_CHANGE, WEIGHTS, deciding
 from zerograd.training.trainer import LOG_NAME, MeZOTrainer, check_length
 
 START = "start"  # the folder of the adapter that a run started from, beside its log
-SETTINGS, RESULTS = "run.json", "results.json"
-ADAPTED = ("base_model.", "prompt_encoder.")  # how names of tensors begin in a PeftModel
+PLANNED = (  # of a run's length and of what is kept of it
+    "max_steps", "num_train_epochs", "eval_strategy", "eval_steps", "save_strategy", "save_steps",
+    "load_best_model_at_end", "logging_steps",
+)  # fmt: skip
 
 
 @dataclass
@@ -154,117 +154,34 @@ def save_start(setup: Setup, folder: Path, running: bool) -> None:
 def settings_of(data: DataArguments, tuning: Tuning, config: MeZOConfig) -> dict[str, Any]:
     """What decides the batches and the updates of a run, as its folder has it."""
     settings = {k: v for k, v in vars(data).items() if k not in deciding(DataArguments, MAY_CHANGE)}
-    settings["test_rows_apart"] = data.test_data is not None  # decides which rows are left for training
-    settings.update(vars(tuning))
+    settings.update({k: v for k, v in vars(tuning).items() if tuning.tune in OF_TUNE.get(k, (tuning.tune,))})
     settings.update({name: getattr(config, name) for name in (*deciding(MeZOConfig, WEIGHTS), *DECIDING)})
-    return dict(json.loads(json.dumps(settings, default=str)))
+    return portable(settings)
 
 
-def check_resumed(folder: Path, settings: dict[str, Any], max_steps: int) -> None:
-    """ValueError where the run in a folder has other settings, or more steps, than what is to continue it."""
-    before = _read_json(folder / SETTINGS)
-    for key, value in settings.items() if before else ():
-        if before.get(key) != value:
+def plan_of(config: MeZOConfig) -> dict[str, Any]:
+    """How long a run is and which of its steps are looked at: what may change, and is written down all the same."""
+    plan = {name: getattr(config, name) for name in PLANNED}
+    del plan["num_train_epochs" if config.max_steps > 0 else "max_steps"]  # the one that says nothing
+    return plan
+
+
+def check_resumed(folder: Path, settings: Mapping[str, Any], test_data: str | None, max_steps: int) -> None:
+    """ValueError where the run in a folder has other settings, or more steps, than what is to continue it.
+
+    Args:
+        folder: Its output folder.
+        settings: As `settings_of` gives them.
+        test_data: Where the test rows are; whether they are apart decides which rows are left for training.
+        max_steps: Steps to go on to.
+    """
+    before = noted(folder)
+    apart = {"test_rows_apart": test_data is not None}
+    for key, value in {**settings, **apart}.items() if before else ():
+        was = before.get(key) if key in settings else before.get("test_data") is not None
+        if was != value:
             raise ValueError(
-                f"the run in {folder} has {key} {before.get(key)!r}, this command asks for {value!r}: a resumed run "
+                f"the run in {folder} has {key} {was!r}, this command asks for {value!r}: a resumed run "
                 "must have the settings of the run it continues"
             )
     check_length(StepLog.read(folder / LOG_NAME), max_steps)
-
-
-def save_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Note what decides a run. OSError as `write_json`."""
-    write_json(folder / SETTINGS, settings)
-
-
-class Run:
-    """A run that was trained: its log, read once, and what lies beside it.
-
-    Args:
-        log: Its step log.
-    """
-
-    def __init__(self, log: StepLog) -> None:
-        self.log, self.folder = log, log.path.parent
-
-    @classmethod
-    def open(cls, log: str | Path) -> "Run":
-        """The run of a log. LogError if there is none, or it is damaged."""
-        return cls(StepLog.read(log))
-
-    @cached_property
-    def settings(self) -> dict[str, Any]:
-        """What `save_settings` noted; empty where the log stands alone."""
-        return _read_json(self.folder / SETTINGS)
-
-    @cached_property
-    def results(self) -> dict[str, Any]:
-        """What it reported; empty where the log stands alone."""
-        return _read_json(self.folder / RESULTS)
-
-    @property
-    def dtype(self) -> str:
-        """The dtype of its base model, which must be loaded in the same; adapters over it may have another."""
-        header = self.log.header
-        dtype = (header.frozen or header.tensors[0]).dtype  # of what was left alone, or of its first tensor
-        return dtype if dtype in DTYPES else "auto"
-
-    def check_step(self, step: int | None) -> None:
-        """ValueError where the log has fewer steps."""
-        if step is not None and not 0 <= step <= len(self.log.steps):
-            raise ValueError(f"cannot replay to step {step}: {self.log.path} holds {len(self.log.steps)} steps")
-
-    def start(self, adapter: str | None) -> str | Path | None:
-        """The adapter that it started from: the one given, or the folder beside its log.
-
-        Raises:
-            LogError: The log is of an adapter, and there is none.
-        """
-        if adapter is not None:
-            return adapter
-        start = self.folder / START
-        if start.is_dir():
-            return start
-        if self.log.header.tensors[0].name.startswith(ADAPTED):
-            raise LogError(
-                f"{self.log.path} trained an adapter, and the adapter that it started from is not beside it ({start}); "
-                "give its folder with --adapter"
-            )
-        return None
-
-    def replay_onto(self, model: Any, step: int | None) -> None:
-        """Replay the log onto a model that holds what the run started from, and say what was applied."""
-        untie_as_in(model, {tensor.name for tensor in self.log.header.tensors})
-        replay(self.log, model, step=step)
-        if self.log.dropped_bytes:
-            print(f"{self.log.path} ends in an incomplete step: {self.log.dropped_bytes} bytes were left out")
-        done = len(self.log.steps)
-        print(f"applied {done if step is None else step} of {done} logged steps")
-
-    def remarks(self, args: EvalArguments) -> list[str]:
-        """Where what is evaluated is not what it reported: another task, or another step than the one it chose."""
-        said = []
-        with as_written(self.folder / RESULTS):
-            names = ("task", *deciding(TaskArguments, PROMPT))
-            differ = [key for key in names if key in self.settings and self.settings[key] != getattr(args, key)]
-            if differ and self.results.get("config", {}).get("data") is not None:
-                trained = ", ".join(f"--{key} {self.settings[key]}" for key in differ if self.settings[key] is not None)
-                said.append(
-                    f"note: the run of {args.log} was trained with other rows or prompts ({trained or 'the defaults'})"
-                )
-            chosen = self.results.get("selected_step")
-            if args.step is None and chosen not in (None, self.results.get("steps")):
-                said.append(
-                    f"note: the run chose step {chosen} by its dev rows; --step {chosen} gives the model that it saved"
-                )
-        return said
-
-
-def rows_as_flags(settings: dict[str, Any]) -> list[str]:
-    """The flags that choose the task and rows of these settings."""
-    given = {key: settings.get(key) for key in deciding(EvalArguments, ROWS, PROMPT)}
-    return [word for key, value in given.items() if value not in (None, False) for word in (f"--{key}", str(value))]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}

@@ -3,7 +3,6 @@
 import re
 import warnings
 from collections.abc import Collection
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
@@ -12,65 +11,17 @@ from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from peft.utils.constants import DUMMY_TARGET_MODULES, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
 from zerograd.tasks.model_kind import NO_VIRTUAL, positions
-from zerograd.training.prefix import INITS, AdapterError, add_prefix
-from zerograd.training.settings import documented
+from zerograd.training.prefix import add_prefix
+from zerograd.training.tuning import TUNE as TUNE
+from zerograd.training.tuning import AdapterError, layer_numbers
+from zerograd.training.tuning import Tuning as Tuning
 
-TUNE = ("full", "lora", "prefix", "prompt", "head")
 # where peft does not know the architecture; some hold queries, keys and values in one matrix
 QUERIES_AND_VALUES = (
     ("q_proj", "v_proj"), ("query", "value"), ("q_lin", "v_lin"), ("c_attn",), ("query_key_value",), ("qkv_proj",),
     ("Wqkv",), ("q", "v"),
 )  # fmt: skip
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-
-
-@documented
-@dataclass(frozen=True)
-class Tuning:
-    """What to tune; the numbers are those of Appendix D.5 of arXiv 2305.17333.
-
-    Args:
-        tune: full, lora, prefix, prompt or head. None: full; of a model with an adapter, the adapter.
-        lora_r: Rank of LoRA's matrices.
-        lora_alpha: LoRA's scale is lora_alpha / lora_r.
-        lora_targets: Modules that LoRA adapts: names such as q_proj,v_proj. None: queries and values.
-        num_virtual_tokens: Length of a prefix or prompt.
-        prefix_init: activations of random tokens (the paper's Table 15), or random.
-        tune_layers: Tune these layers only, such as 0-3,11 (counted from 0).
-        tune_pattern: Tune the tensors whose name this regular expression finds only.
-        untie: Give the head weights of its own before it is tuned.
-
-    Raises:
-        AdapterError: A setting out of range.
-    """
-
-    tune: str | None = None
-    lora_r: int = 8
-    lora_alpha: int = 16
-    lora_targets: str | None = None
-    num_virtual_tokens: int = 5
-    prefix_init: str = "activations"
-    tune_layers: str | None = None
-    tune_pattern: str | None = None
-    untie: bool = False
-
-    def __post_init__(self) -> None:
-        if self.tune is not None and self.tune not in TUNE:
-            near = get_close_matches(self.tune, TUNE, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise AdapterError(f"unknown tune {self.tune!r}; choose one of {', '.join(TUNE)}{hint}")
-        if self.prefix_init not in INITS:
-            raise AdapterError(f"unknown prefix_init {self.prefix_init!r}; choose one of {', '.join(INITS)}")
-        for name in ("lora_r", "lora_alpha", "num_virtual_tokens"):
-            if getattr(self, name) < 1:
-                raise AdapterError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.tune_pattern is not None:
-            try:
-                re.compile(self.tune_pattern)
-            except re.error as error:
-                raise AdapterError(f"tune_pattern {self.tune_pattern!r} is no regular expression: {error}") from error
-        if self.tune_layers is not None:
-            _numbers(self.tune_layers)
 
 
 def apply_tuning(model: Any, tuning: Tuning, *, masked: bool, seed: int, resumed: bool = False) -> Any:
@@ -111,7 +62,7 @@ def check_tuning(config: Any, tuning: Tuning) -> None:
     """AdapterError where a model cannot be tuned so, by its configuration alone."""
     if tuning.tune_layers is not None:
         layers = int(config.get_text_config().num_hidden_layers)
-        beyond = min((n for n in _numbers(tuning.tune_layers) if n >= layers), default=None)
+        beyond = min((n for n in layer_numbers(tuning.tune_layers) if n >= layers), default=None)
         if beyond is not None:
             raise AdapterError(
                 f"tune_layers {tuning.tune_layers!r}: the model has layers 0 to {layers - 1}, not {beyond}"
@@ -250,18 +201,7 @@ def _is_chosen(name: str, tuning: Tuning) -> bool:
     if tuning.tune_layers is None:
         return True
     layer = re.search(r"\.(\d+)\.", name)
-    return layer is not None and int(layer[1]) in _numbers(tuning.tune_layers)
-
-
-def _numbers(layers: str) -> set[int]:
-    """ "0-3,11" to {0, 1, 2, 3, 11}."""
-    found: set[int] = set()
-    for part in filter(None, layers.split(",")):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
-        if match is None or int(match[2] or match[1]) < int(match[1]):
-            raise AdapterError(f"tune_layers {layers!r}: {part!r} is neither a layer's number nor a range such as 0-3")
-        found.update(range(int(match[1]), int(match[2] or match[1]) + 1))
-    return found
+    return layer is not None and int(layer[1]) in layerlayer_numbers(tuning.tune_layers)
 
 
 def _is_float(parameter: torch.Tensor) -> bool:

@@ -13,12 +13,8 @@ from transformers import DynamicCache
 
 from zerograd.core.device import compute_device
 from zerograd.evaluation.virtual_tokens import cache_argument
-
-INITS = ("activations", "random")
-
-
-class AdapterError(ValueError):
-    """A choice of what to tune that does not fit the model."""
+from zerograd.training.tuning import INITS
+from zerograd.training.tuning import AdapterError as AdapterError
 
 
 def add_prefix(model: Any, tokens: int, init: str, masked: bool, generator: torch.Generator) -> PeftModel:

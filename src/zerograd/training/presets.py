@@ -1,28 +1,23 @@
 """Hyperparameters by name: every row of Tables 13 and 14 of arXiv 2305.17333, D.4 and D.6, and the demo's own.
 
-Rows named roberta are of masked models (Table 13: RoBERTa-large), rows named opt of causal ones (Table 14).
+Rows named roberta are of masked models (Table 13: RoBERTa-large), rows named opt of causal ones (Table 14). Numbers
+alone: the help shows them without torch, and `defaults` adds what needs a model.
 """
 
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-import torch
-from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
-from peft.utils.constants import DUMMY_TARGET_MODULES
-
-from zerograd.tasks.model_kind import is_masked_lm, model_kind
 from zerograd.tasks.task import CAUSAL_GRID, MASKED_GRID
-from zerograd.training.models import base_and_adapter, load_config, read_adapter_config
 
-COMMON: dict[str, Any] = {
+EVERY_RUN: dict[str, Any] = {
     "eval_strategy": "steps",
     "save_strategy": "steps",
     "load_best_model_at_end": True,
     "logging_steps": 0.05,
-    "dataloader_pin_memory": torch.cuda.is_available(),  # the Trainer's default warns on every epoch without a GPU
 }
 BACKPROP = {"adam": "-ft", "sgd": "-ft-sgd"}  # how names of presets and methods say it
+DEMO: dict[str, Any] = {"per_device_train_batch_size": 16, "max_steps": 1000, "eval_steps": 0.1, "save_steps": 0.1}
 DEMO_RATES = {"full": 5e-5, "lora": 1e-3, "prefix": 1e-2, "prompt": 1e-2, "head": 1e-3}
 
 
@@ -120,54 +115,34 @@ def preset_for(masked: bool, tune: str, optimizer: str = "mezo") -> Preset:
     return PRESETS[name if name in PRESETS else name.replace("opt", "roberta")]
 
 
-def preset_remark(model: str | None, preset: str | None) -> str | None:
-    """A sentence where a preset is the other kind of model's."""
-    masked = False if model is None else is_masked_lm(load_config(model))
-    if preset is None or preset.startswith("roberta") == masked:
-        return None
-    other = "masked" if preset.startswith("roberta") else "causal"
-    return f"note: preset {preset} is a row of {other} models, and this model is {model_kind(load_config(model))}"
+def check_preset(name: str, tune: str | None) -> None:
+    """ValueError where a preset is unknown, is for backpropagation, or tunes something else than what is asked for."""
+    row = get_preset(name)
+    if row.optimizer != "mezo":
+        method = BACKPROP[row.optimizer].removeprefix("-") + ("" if row.tune == "full" else f"-{row.tune}")
+        raise ValueError(
+            f"preset {name!r} is for backpropagation: run it with `zerograd compare --methods "
+            f"{method.replace('ft-head', 'head')}`"
+        )
+    if tune not in (None, row.tune):
+        raise ValueError(f"preset {name!r} is for --tune {row.tune}, and --tune {tune} is asked for")
 
 
-def kind_of_adapter(model: str | None, adapter: str | None) -> str | None:
-    """What `--tune` would have made the adapter that a model comes with; None for a model without one.
+def run_settings(masked: bool | None, tune: str, preset: str | None = None) -> dict[str, Any]:
+    """What a run of MeZO takes where nothing is said.
 
-    Raises:
-        ModelError: The adapter's settings cannot be read.
-    """
-    _, folder = base_and_adapter(model, adapter)
-    if folder is None:
-        return None
-    config = read_adapter_config(folder)
-    if isinstance(config, PrefixTuningConfig):
-        return "prefix"
-    if isinstance(config, PromptTuningConfig):
-        return "prompt"
-    return "head" if isinstance(config, LoraConfig) and config.target_modules == DUMMY_TARGET_MODULES else "lora"
-
-
-def defaults_for(model: str | None, task: str, tune: str, preset: str | None) -> dict[str, Any]:
-    """Defaults for `zerograd train`: the preset's if one is named, the demo's without a model, else the kind's.
+    Args:
+        masked: Whether the model is a masked one; None: the demo's.
+        tune: What is tuned.
+        preset: A preset that comes before the model's kind.
 
     Raises:
-        ValueError: The preset is unknown, is for backpropagation, or tunes something else.
+        ValueError: As `check_preset`.
     """
-    folder = "demo" if model is None and task == "sst2" else task
-    defaults = {**COMMON, "output_dir": f"runs/{folder}{'' if tune == 'full' else f'-{tune}'}"}
-    masked = False if model is None else is_masked_lm(load_config(model))
     if preset is not None:
-        row = get_preset(preset)
-        if row.optimizer != "mezo":
-            name = BACKPROP[row.optimizer].removeprefix("-") + ("" if row.tune == "full" else f"-{row.tune}")
-            raise ValueError(
-                f"preset {preset!r} is for backpropagation: run it with `zerograd compare --methods "
-                f"{name.replace('ft-head', 'head')}`"
-            )
-        if row.tune != tune:
-            raise ValueError(f"preset {preset!r} is for --tune {row.tune}, and --tune {tune} is asked for")
-        return defaults | row.arguments()
-    row = preset_for(masked, tune)
-    if model is not None:
-        return defaults | row.arguments()
-    small = {"per_device_train_batch_size": 16, "max_steps": 1000, "eval_steps": 0.1, "save_steps": 0.1}
-    return defaults | {"eps": row.eps, "learning_rate": DEMO_RATES[tune], **small}
+        check_preset(preset, tune)
+        return EVERY_RUN | get_preset(preset).arguments()
+    row = preset_for(bool(masked), tune)
+    if masked is None:
+        return EVERY_RUN | {"eps": row.eps, "learning_rate": DEMO_RATES[tune], **DEMO}
+    return EVERY_RUN | row.arguments()

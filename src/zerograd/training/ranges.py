@@ -29,6 +29,7 @@ class Range:
 
 
 ONE, ZERO = Range(1, "at least 1"), Range(0, "0 or more")
+LAST = "last"  # all steps of a log
 RATE = Range(0, "0 or more, and finite in float32", 1e30)
 POSITIVE = Range(1e-9, "above 0 and finite")
 SEED = Range(0, "0 to 2**32 - 1", 2**32 - 1)
@@ -40,12 +41,20 @@ RANGES = {
     "save_total_limit": ONE, "dataloader_num_workers": ZERO, "dataloader_prefetch_factor": ONE,
     "seed": SEED, "data_seed": SEED, "max_skipped_steps": ZERO, "rank": ZERO, "blocks": ZERO,
     "num_train": ONE, "num_dev": ONE, "num_test": ONE, "k": ONE, "max_new_tokens": ONE,
-    "demos": ZERO, "step": ZERO, "lora_r": ONE, "lora_alpha": ONE, "num_virtual_tokens": ONE,
+    "demos": ZERO, "lora_r": ONE, "lora_alpha": ONE, "num_virtual_tokens": ONE,
+    "batch": ONE, "length": ONE,
 }  # fmt: skip
 
 
 def check_ranges(values: Mapping[str, Any]) -> None:
     """ValueError for the first setting whose value cannot be; names that the table does not have are not looked at."""
+    check_step(values.get("step"))
     for name, value in values.items():
         if name in RANGES and value is not None and not RANGES[name].holds(value):
             raise ValueError(f"{name} must be {RANGES[name].words}, got {value!r}")
+
+
+def check_step(step: str | None) -> None:
+    """ValueError for a step of a log that is neither a number of steps nor `LAST`."""
+    if step is not None and step != LAST and not str(step).isdecimal():
+        raise ValueError(f"step must be 0 or more, or {LAST!r} for all, got {step}")

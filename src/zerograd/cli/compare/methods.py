@@ -16,9 +16,10 @@ from zerograd.cli.run import Setup, save_start, set_up
 from zerograd.core.device import peak_memory_bytes
 from zerograd.training.adapters import Tuning, check_tuning
 from zerograd.training.config import MeZOConfig
+from zerograd.training.defaults import COMMON
 from zerograd.training.linear_probe import NO_PROBE, linear_probe
 from zerograd.training.prefix import AdapterError
-from zerograd.training.presets import COMMON, Preset, preset_for
+from zerograd.training.presets import Preset, preset_for
 from zerograd.training.task_trainer import TaskTrainer
 
 OPTIMIZERS = {"adam": "adamw_torch", "sgd": "sgd"}  # without weight decay AdamW is Adam
