@@ -130,11 +130,11 @@ def _check_choice(setting: Setting, value: Any, where: Where) -> None:
     for one in values:
         if choices and isinstance(one, str) and one not in choices:
             near = get_close_matches(one, choices, n=1)
-            hint = f"did you mean {near[0]!r}? There are" if near else "choose one of"
+            hint = f"; did you mean {near[0]!r}?" if near else ""
             place = where(setting.name)
             prefix = "" if place.startswith("--") else f"{place}: "
             listed = ", ".join(choices if len(choices) <= MOST_LISTED else (*choices[:MOST_LISTED], "..."))
-            raise UsageError(f"{prefix}unknown {setting.name} {one!r}; {hint} {listed}")
+            raise UsageError(f"{prefix}unknown {setting.name} {one!r}; choose one of {listed}{hint}")
 
 
 def _check_method(given: Mapping[str, Any], where: Where) -> None:
