@@ -116,7 +116,7 @@ WRONG = [  # what is typed, and the one line that answers
     ("train --lr_scheduler_kwargs [1]", "--lr_scheduler_kwargs must be JSON"),
     ("train --dtype int8", "unknown dtype 'int8'; choose one of auto, float32"),
     ("train --quantize 3bit", "unknown quantize '3bit'"),
-    ("train --tune lorra", "unknown tune 'lorra'; choose one of full, lora, prefix, prompt, head; did you mean 'lora'?"),
+    ("train --tune lorra", "choose one of full, lora, prefix, prompt, head; did you mean 'lora'?"),
     ("train --tune_layers x", "neither a layer's number nor a range"),
     ("train --estimator spsb", "unknown estimator 'spsb'"),
     ("train --update adam:beta2=2", "--update: a beta must lie between 0 and 1"),
