@@ -4,6 +4,7 @@ import logging
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any
 
+import torch
 from transformers import TrainingArguments
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 from transformers.utils.import_utils import is_torch_bf16_gpu_available
@@ -14,7 +15,7 @@ from zerograd.core.scales import SCALINGS
 from zerograd.core.specs import parse
 from zerograd.estimators import ESTIMATORS
 from zerograd.schedules import parse_schedule
-from zerograd.training.fields import FIELDS, idle_settings
+from zerograd.training.fields import FIELDS, check_schedule, idle_settings
 from zerograd.training.fields import check_unused as check_unused
 from zerograd.training.ranges import check_ranges
 from zerograd.training.settings import WEIGHTS, documented
@@ -113,10 +114,12 @@ class MeZOArguments:
         if not isinstance(self, TrainingArguments):
             return  # MeZO's settings alone
         check_unused(vars(self))
+        check_schedule(vars(self))
         say_idle(self)
         check_machine(self)
         self.metric_given = self.metric_for_best_model is not None  # the Trainer fills in the loss
         super().__post_init__()  # type: ignore[misc]
+        self.dataloader_pin_memory &= torch.accelerator.is_available()  # else PyTorch warns at every epoch
 
     def check(self) -> None:
         """ValueError for a setting that cannot be, whatever the model."""

@@ -61,8 +61,8 @@ FIELDS: dict[str, Field] = {
     "max_steps": WORKS,
     "learning_rate": Field("MeZO's default is 1e-6, whatever the class that is mixed into has"),
     "lr_scheduler_type": Field("MeZO's default is constant"),
-    "lr_scheduler_kwargs": WORKS,
-    "warmup_steps": WORKS,
+    "lr_scheduler_kwargs": Field("refused with a constant rate, which has none"),
+    "warmup_steps": Field("refused with a constant rate, which has none: constant_with_warmup has"),
     "weight_decay": Field("decoupled, on tensors of two or more dimensions"),
     "gradient_accumulation_steps": Field("losses are added, which is the larger batch"),
     # the optimiser
@@ -222,6 +222,18 @@ def check_unused(values: Mapping[str, Any], task: bool = False) -> None:
         if why and name in values and field.asks(values[name]):
             place = " with a task" if not field.refused else ""
             raise ValueError(f"{name}={shown(values[name])} cannot be used{place}: {why}")
+
+
+def check_schedule(values: Mapping[str, Any]) -> None:
+    """ValueError for settings of a schedule, all given, that the constant rate would drop without a word."""
+    if shown(values.get("lr_scheduler_type")) != "'constant'":
+        return
+    for name in ("warmup_steps", "lr_scheduler_kwargs"):
+        if values.get(name):
+            raise ValueError(
+                f"{name}={shown(values[name])} does nothing with lr_scheduler_type='constant': take another, such as "
+                "'constant_with_warmup'"
+            )
 
 
 def idle_settings(values: Mapping[str, Any]) -> dict[str, str]:

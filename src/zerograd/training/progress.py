@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from transformers.trainer_callback import CallbackHandler, PrinterCallback, ProgressCallback, TrainerCallback
 
 SMOOTHING = 0.95  # of the mean loss that is shown: about the last 20 steps
-SIZES = ("hours", 3600), ("min", 60), ("s", 1)
+SIZES = ("h", 3600), ("min", 60), ("s", 1)
 
 
 class Progress(TrainerCallback):
@@ -69,7 +69,7 @@ class Progress(TrainerCallback):
         }
         if not numbers or not self._training(state):
             return
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+        shown = "  ".join(f"{name} {number(value)}" for name, value in numbers.items())
         chosen = (args.metric_for_best_model or "loss").removeprefix("eval_")
         mark = ""
         if chosen in numbers:
@@ -144,8 +144,13 @@ def shows_bars(disable_tqdm: bool | None) -> bool:
     return not disable_tqdm and sys.stderr.isatty()
 
 
+def number(value: float) -> str:
+    """A metric, or a count, to read: 0.8125, 6,888."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4f}"
+
+
 def duration(seconds: float) -> str:
-    """A time in two of its parts: 3 hours 20 min, 4 min 10 s, 12 s."""
+    """A time in two of its parts: 3 h 20 min, 4 min 10 s, 12 s."""
     whole = round(seconds)
     parts: list[str] = []
     for name, size in SIZES:
