@@ -116,7 +116,7 @@ def test_plain_arguments_are_looked_at_by_the_trainer(tmp_path: Path, caplog: py
 
 
 def test_what_this_machine_lacks_is_said() -> None:
-    with pytest.raises(ValueError, match="report_to='nowhere': it is not installed, or transformers does not know it"):
+    with pytest.raises(ValueError, match="report_to='nowhere' is not installed, or transformers does not know it"):
         MeZOConfig("x", use_cpu=True, report_to="nowhere")
     with pytest.raises(ValueError, match="max_steps must be at least 1, or -1 where num_train_epochs says"):
         MeZOConfig("x", max_steps=0)

@@ -24,6 +24,11 @@ def own_scheduler(groups: int = 1) -> LambdaLR:
     return LambdaLR(torch.optim.SGD(nothing, lr=1e-4), lambda step: 0.5**step)
 
 
+def rates_as_logged() -> list[float]:
+    """Its rates, in float32."""
+    return [float(np.float32(rate)) for rate in (1e-4, 5e-5, 2.5e-5)]
+
+
 def test_a_model_in_place_of_its_tensors() -> None:
     with pytest.raises(TypeError, match="takes named tensors, not a LlamaForCausalLM: pass model.named_parameters"):
         MeZO(make_tiny("llama"), lr=1e-3)
@@ -38,7 +43,7 @@ def test_an_optimiser_of_ones_own_is_refused(tmp_path: Path, splits: Any) -> Non
 
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_a_scheduler_of_ones_own_moves_the_rate(tmp_path: Path, splits: Any) -> None:
-    rates = [float(np.float32(rate)) for rate in (1e-4, 5e-5, 2.5e-5)]  # as the log has them
+    rates = rates_as_logged()
     trainer = make(tmp_path, splits, given={"optimizers": (None, own_scheduler())}, max_steps=3, logging_steps=1)
     trainer.train()
     assert [step.lr for step in StepLog.read(trainer.log_path).steps] == [(r,) for r in rates]
@@ -50,8 +55,7 @@ def test_a_scheduler_of_as_many_groups(tmp_path: Path, splits: Any) -> None:
     with pytest.raises(ValueError, match="has 1 parameter groups, MeZO has 2"):
         make(tmp_path / "one", splits, given=given, weight_decay=0.1).train()
     given["optimizers"] = (None, own_scheduler(groups=2))
+    rates = rates_as_logged()
     trainer = make(tmp_path / "two", splits, given=given, weight_decay=0.1, max_steps=2)
     trainer.train()
-    assert [step.lr for step in StepLog.read(trainer.log_path).steps] == [
-        (float(np.float32(r)),) * 2 for r in (1e-4, 5e-5)
-    ]
+    assert [step.lr for step in StepLog.read(trainer.log_path).steps] == [(rate, rate) for rate in rates[:2]]

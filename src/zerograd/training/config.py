@@ -201,6 +201,6 @@ def check_machine(args: TrainingArguments) -> None:
     for name in wanted:
         if name not in ("all", "none", *there):
             raise ValueError(
-                f"report_to={name!r}: it is not installed, or transformers does not know it; there are "
+                f"report_to={name!r} is not installed, or transformers does not know it: install it, or choose one of "
                 f"{', '.join(('none', *there))}"
             )

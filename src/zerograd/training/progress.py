@@ -26,13 +26,14 @@ class Progress(TrainerCallback):
         self._bar: tqdm[Any] | None = None
         self._loss, self._weight = 0.0, 0.0
         self._best: float | None = None
-        self._last = (0, 0.0)  # step and time of the last line
+        self._last = 0  # step of the last log
+        self._began = (0, 0.0)  # step and time at which training began; a time of 0 where there is none
         self._width = 1
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A new bar, from the step that the run goes on from."""
         self._loss, self._weight, self._best = 0.0, 0.0, state.best_metric
-        self._last = (state.global_step, time.perf_counter())
+        self._last, self._began = state.global_step, (state.global_step, time.perf_counter())
         self._width = len(str(state.max_steps))
         if self._wants_bar:
             self._bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
@@ -46,17 +47,17 @@ class Progress(TrainerCallback):
         """The smoothed loss: behind the bar, or in a line."""
         if not logs or "loss" not in logs:
             return
-        step, before = state.global_step, self._last
+        step, (first, then) = state.global_step, self._began
         if logs["loss"] == logs["loss"]:  # a step that was skipped has none
-            keep = SMOOTHING ** max(1, step - before[0])
+            keep = SMOOTHING ** max(1, step - self._last)
             self._loss = keep * self._loss + (1 - keep) * float(logs["loss"])
             self._weight = keep * self._weight + 1 - keep
         loss = f"{self._loss / self._weight:.4f}" if self._weight else "nan"
-        self._last = (step, time.perf_counter())
+        self._last = step
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {loss}", refresh=False)
             return
-        each = (self._last[1] - before[1]) / max(1, step - before[0])
+        each = (time.perf_counter() - then) / max(1, step - first)
         rate = f"lr {logs['learning_rate']:.3g}  " if "learning_rate" in logs else ""
         self._say(f"{self._step(state)}  loss {loss}  {rate}{duration(each * (state.max_steps - step))} left")
 
@@ -67,7 +68,7 @@ class Progress(TrainerCallback):
             for key, value in (metrics or {}).items()
             if isinstance(value, float) and not key.endswith(("_runtime", "_per_second", "epoch"))
         }
-        if not numbers or not self._training(state):
+        if not numbers or not self._began[1]:  # an evaluation of the user's own, who prints it
             return
         shown = "  ".join(f"{name} {number(value)}" for name, value in numbers.items())
         chosen = (args.metric_for_best_model or "loss").removeprefix("eval_")
@@ -87,10 +88,7 @@ class Progress(TrainerCallback):
         if self._bar is not None:
             self._bar.close()
         self._bar = None
-        self._last = (0, 0.0)
-
-    def _training(self, state: Any) -> bool:
-        return self._last[1] > 0
+        self._began = (0, 0.0)
 
     def _step(self, state: Any) -> str:
         return f"step {state.global_step:{self._width}}/{state.max_steps}"
