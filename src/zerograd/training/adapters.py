@@ -201,7 +201,7 @@ def _is_chosen(name: str, tuning: Tuning) -> bool:
     if tuning.tune_layers is None:
         return True
     layer = re.search(r"\.(\d+)\.", name)
-    return layer is not None and int(layer[1]) in layerlayer_numbers(tuning.tune_layers)
+    return layer is not None and int(layer[1]) in layer_numbers(tuning.tune_layers)
 
 
 def _is_float(parameter: torch.Tensor) -> bool:
