@@ -16,8 +16,9 @@ from zerograd.cli.arguments import (
     task_of,
 )
 from zerograd.cli.output import as_written, refuse_file, write_json, writing
+from zerograd.cli.pictures import draw_curve, shown, title_of
 from zerograd.cli.preflight import check_device, check_fits, check_rates, check_typed, refuse_encoder_decoder
-from zerograd.cli.report import command_line, draw_curve, shown, versions, write_findings, write_predictions
+from zerograd.cli.report import command_line, versions, write_findings, write_predictions
 from zerograd.cli.run import (
     RESULTS,
     START,
@@ -116,7 +117,10 @@ def _train(folder: Path, setup: Setup, config: MeZOConfig, described: dict[str, 
     write_json(folder / RESULTS, results)
     draw_curve(folder / "curve.png", log, trainer.state.log_history, results)
     write_predictions(folder / "predictions.jsonl", predictions)
-    findings = [folder / "predictions.jsonl", *write_findings(folder, bound, setup.test, predictions)]
+    findings = [
+        folder / "predictions.jsonl",
+        *write_findings(folder, bound, setup.test, predictions, title_of(results)),
+    ]
     _print_summary(folder, results, given, findings)
 
 
