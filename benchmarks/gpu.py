@@ -22,8 +22,10 @@ import torch
 
 from algorithm1 import perturb_
 from zerograd import MeZO
-from zerograd.cli.plan.footprint import Case, footprint, loss_of, make_batch, make_model
+from zerograd.cli.plan.footprint import footprint
+from zerograd.cli.plan.model import Case, make_model
 from zerograd.cli.plan.shapes import SHAPES, shape_of
+from zerograd.cli.plan.work import loss_of, make_batch
 from zerograd.core.device import free_memory_bytes, shown_bytes
 from zerograd.core.perturb.offload import offload
 from zerograd.noise import Noise, Terms

@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig
 
-from zerograd.cli.plan.footprint import PLANNED, Case, footprint
+from zerograd.cli.plan.footprint import PLANNED, footprint
 from zerograd.cli.plan.measure import measured_peak
+from zerograd.cli.plan.model import Case
 from zerograd.cli.plan.shapes import shape_of
 from zerograd.core.device import free_memory_bytes, shown_bytes
 

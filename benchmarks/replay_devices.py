@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from zerograd import MeZO, replay
-from zerograd.cli.plan.footprint import Case, loss_of, make_batch, make_model
+from zerograd.cli.plan.model import Case, make_model
 from zerograd.cli.plan.shapes import shape_of
+from zerograd.cli.plan.work import loss_of, make_batch
 
 STEPS = 5
 

@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from zerograd.cli.again import PATHS, RUN, typed
 from zerograd.cli.output import write_whole
-from zerograd.cli.report import shown
+from zerograd.cli.pictures import shown
 from zerograd.cli.run import START, Setup
 from zerograd.training.models import ADAPTER_CONFIG
 from zerograd.training.trainer import LOG_NAME

@@ -13,8 +13,9 @@ from zerograd.cli.arguments import DataArguments, LinearProbeArguments, PresetAr
 from zerograd.cli.card import write_card
 from zerograd.cli.hub import check_hub, push
 from zerograd.cli.output import print_all, write_json, writing
+from zerograd.cli.pictures import draw_curve, shown, title_of
 from zerograd.cli.preflight import check_rates, check_typed, refuse_encoder_decoder
-from zerograd.cli.report import command_line, draw_curve, shown, versions, write_findings, write_predictions
+from zerograd.cli.report import command_line, versions, write_findings, write_predictions
 from zerograd.cli.run import START, Setup, check_resumed, plan_of, save_start, set_up, settings_of
 from zerograd.cli.trained import RESULTS, finished, flags_of
 from zerograd.core.device import peak_memory_bytes
@@ -111,8 +112,8 @@ def refuse_run(folder: Path) -> None:
     if holds_run(folder / LOG_NAME):
         go_on = command_line("train", "--resume", "--output_dir", folder)
         raise FileExistsError(
-            f"{folder} already holds a run ({LOG_NAME}); continue it ({go_on}), begin anew with start_over (which moves "
-            "it to a subfolder), or choose another output_dir"
+            f"{folder} already holds a run ({LOG_NAME}); continue it ({go_on}), begin anew with start_over (which "
+            "moves it to a subfolder), or choose another output_dir"
         )
 
 
@@ -144,7 +145,10 @@ def _train(folder: Path, setup: Setup, config: MeZOConfig, described: dict[str, 
     write_json(folder / RESULTS, results)
     draw_curve(folder / "curve.png", log, trainer.state.log_history, results)
     write_predictions(folder / "predictions.jsonl", predictions)
-    findings = [folder / "predictions.jsonl", *write_findings(folder, bound, setup.test, predictions)]
+    findings = [
+        folder / "predictions.jsonl",
+        *write_findings(folder, bound, setup.test, predictions, title_of(results)),
+    ]
     write_card(folder, setup, results)
     _print_summary(folder, results, findings)
     if config.push_to_hub:

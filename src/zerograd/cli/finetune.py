@@ -13,7 +13,7 @@ from zerograd.cli.answers import Answer, Answerer, answers_of, own_columns
 from zerograd.cli.arguments import DataArguments, PresetArguments
 from zerograd.cli.commands import Trained, refuse_run, train, train_defaults
 from zerograd.cli.memory import free_folder, removed_if_unused, table_of, with_rows_in_files
-from zerograd.cli.report import shown
+from zerograd.cli.pictures import shown
 from zerograd.tasks import MESSAGES, Row, Task
 from zerograd.training.adapters import Tuning
 from zerograd.training.config import MeZOConfig
@@ -129,7 +129,7 @@ def finetune(
     given.setdefault("output_dir", str(free_folder(_name_of(given))))
     folder = Path(given["output_dir"])
     try:
-        if not given.get("resume"):
+        if not (given.get("resume") or given.get("start_over")):
             refuse_run(folder)
         with removed_if_unused(folder):
             given = with_rows_in_files(given, folder)

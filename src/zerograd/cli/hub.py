@@ -6,9 +6,10 @@ from huggingface_hub import HfApi
 from transformers import TrainingArguments
 
 from zerograd.cli.report import command_line
-from zerograd.training.trainer import BASE_NAME
+from zerograd.training.checkpoints import EARLIER
+from zerograd.training.run_folder import BASE_NAME
 
-LEFT_OUT = ["_*", ".*", "checkpoint-*", BASE_NAME, "training_args.bin"]
+LEFT_OUT = ["_*", ".*", "checkpoint-*", f"{EARLIER}-*", BASE_NAME, "training_args.bin"]
 
 
 def check_hub(config: TrainingArguments) -> None:

@@ -20,7 +20,8 @@ from zerograd.cli.compare.grid import SETTINGS, check_methods, points_of, read_s
 from zerograd.cli.compare.methods import DEFAULT, METHODS, Method, check_kind, get_method, run_method
 from zerograd.cli.compare.table import print_table, write_table
 from zerograd.cli.output import LOCK, as_written, read_json, write_json, write_whole, writing
-from zerograd.cli.report import command_line, shown
+from zerograd.cli.pictures import shown
+from zerograd.cli.report import command_line
 from zerograd.tasks import TASKS
 from zerograd.training.adapters import Tuning
 from zerograd.training.models import check_model, load_config

@@ -3,7 +3,6 @@
 import csv
 import io
 import statistics
-import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 
 from zerograd.cli.compare.grid import MEZO
 from zerograd.cli.compare.methods import METHODS
+from zerograd.cli.compare.picture import Bar, Panel, bars_of
 from zerograd.cli.output import as_written, read_json, write_picture, write_whole, writing
-from zerograd.cli.report import SHARES
+from zerograd.cli.pictures import SHARES
 from zerograd.core.lock import InUseError
 
 SHORT = {
@@ -116,7 +116,7 @@ def write_table(folders: Sequence[Path]) -> Path:
     for folder, lines in tables.items():
         writer.writerows({"folder": str(folder), **asdict(line)} for line in lines)
     write_whole(path.with_suffix(".csv"), text.getvalue().encode())
-    _draw(path.with_suffix(".png"), tables)
+    write_picture(path.with_suffix(".png"), bars_of([_panel(folder, lines) for folder, lines in tables.items()]))
     return path
 
 
@@ -190,36 +190,13 @@ def _row(line: Line, share: bool) -> str:
     )
 
 
-def _draw(path: Path, tables: dict[Path, list[Line]]) -> None:
-    """Bars of the metric with the seeds' spread and zero-shot as a line (as Figures 1 and 2), and of memory below."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(max(4.5, 4.5 * len(tables)), 6.5), layout="constrained")
-    axes = figure.subplots(2, len(tables), squeeze=False, height_ratios=(2, 1))
-    for column, (folder, lines) in enumerate(tables.items()):
-        top, bottom = axes[:, column]
-        done = [line for line in lines if line.mean is not None]
-        zero = next((line for line in done if line.method == "zero-shot"), None)
-        bars = [line for line in done if line is not zero]
-        scale = 100 if done and done[0].metric in SHARES else 1
-        names = [line.method for line in bars]
-        colors = ["tab:blue" if "mezo" in x.method else "tab:orange" if "ft" in x.method else "tab:grey" for x in bars]
-        means = [(line.mean or 0) * scale for line in bars]
-        drawn = top.bar(names, means, yerr=[(line.std or 0) * scale for line in bars], color=colors, capsize=3)
-        top.bar_label(drawn, fmt="%.1f" if scale == 100 else "%.3g", padding=3, fontsize=8)
-        if zero is not None:
-            top.axhline((zero.mean or 0) * scale, linestyle="--", color="black", linewidth=1, label="zero-shot")
-            top.legend(loc="upper left", fontsize=8)
-        if bars:
-            low = min([*means, (zero.mean or 0) * scale if zero else means[0]])
-            high = max(mean + (line.std or 0) * scale for mean, line in zip(means, bars, strict=True))
-            top.set_ylim(max(0, low - 0.5 * (high - low) - 2 * scale / 100), high + 0.1 * (high - low))
-        top.set_ylabel((done[0].metric if done else "metric") + (", %" if scale == 100 else ""))
-        top.set_title(describe(folder), fontsize=9, wrap=True)
-        bottom.bar(names, [(line.peak_memory_bytes or 0) / 1e6 for line in bars], color=colors)
-        bottom.set_ylabel("peak memory, MB")
-        for axis in (top, bottom):
-            axis.tick_params(axis="x", rotation=45, labelsize=8)
-        if unfinished(lines):
-            bottom.set_xlabel("NOT FINISHED: " + textwrap.fill(unfinished(lines), 60), fontsize=8, color="tab:red")
-    write_picture(path, figure)
+def _panel(folder: Path, lines: list[Line]) -> Panel:
+    done = [line for line in lines if line.mean is not None]
+    metric = done[0].metric if done else "metric"
+    zero = next((line.mean for line in done if line.method == "zero-shot"), None)
+    bars = [
+        Bar(line.method, line.settings, float(line.mean or 0), line.std, float(line.peak_memory_bytes or 0))
+        for line in done
+        if line.method != "zero-shot"
+    ]
+    return Panel(describe(folder), metric, bars, zero, unfinished(lines))

@@ -1,8 +1,10 @@
 """`zerograd plan`: what a model needs for each method, what fits, and how near that is to what is measured."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,13 @@ from tqdm import tqdm
 from transformers import AutoConfig
 from transformers.utils.logging import set_verbosity_error
 
-from zerograd.cli.plan.footprint import PARTS, PLANNED, Case, Footprint, footprint
+from zerograd.cli.plan.footprint import PARTS, PLANNED, Footprint, footprint, least_bytes
+from zerograd.cli.plan.model import Case
 from zerograd.cli.plan.shapes import FAMILIES, HUB, SHAPES, shape_of
 from zerograd.cli.preflight import refuse_encoder_decoder
 from zerograd.core.device import free_memory_bytes, read_bytes, shown_bytes
 from zerograd.training.adapters import TUNE
-from zerograd.training.models import DTYPES, ModelError, load_config
+from zerograd.training.models import DTYPES, QUANTIZE, ModelError, load_config
 from zerograd.training.settings import documented
 
 DRIVER = 1 << 29  # bytes of a GPU that its driver and libraries take
@@ -36,6 +39,7 @@ class PlanArguments:
         dtype: auto (as saved; bfloat16 for a shape), float32, ...
         text: Score every token of an answer instead of label words.
         extra_byte: Plan for MeZO with --extra_byte.
+        quantize: 8bit or 4bit: matrices as bitsandbytes stores them.
         measure: Run two steps with random weights and compare.
 
     Raises:
@@ -50,6 +54,7 @@ class PlanArguments:
     dtype: str = "auto"
     text: bool = False
     extra_byte: bool = False
+    quantize: str | None = None
     measure: bool = False
 
     def __post_init__(self) -> None:
@@ -60,6 +65,16 @@ class PlanArguments:
             raise ValueError(f"--tune {self.tune!r} cannot be planned; choose one of full, lora, prefix, head")
         if self.dtype not in DTYPES:
             raise ValueError(f"unknown dtype {self.dtype!r}; choose one of {', '.join(DTYPES)}")
+        if self.quantize is not None:
+            self._check_quantize()
+
+    def _check_quantize(self) -> None:
+        if self.quantize not in QUANTIZE:
+            raise ValueError(f"unknown quantize {self.quantize!r}; choose one of {', '.join(QUANTIZE)}")
+        if self.tune == "full":
+            raise ValueError("quantised weights cannot be tuned themselves: add --tune lora, prefix or head")
+        if find_spec("bitsandbytes") is None:
+            raise ValueError(f"--quantize {self.quantize} needs bitsandbytes: pip install bitsandbytes")
 
 
 def plan(args: PlanArguments) -> None:
@@ -71,27 +86,56 @@ def plan(args: PlanArguments) -> None:
         config, "plan counts what a forward of one stream of text holds; measure a short run instead"
     )
     case = Case(
-        config, args.batch, args.length, _dtype(args, config), _device(budget), args.tune, args.extra_byte, args.text
-    )
-    bar = tqdm(PLANNED, desc="planning", unit="method", leave=False)
+        config, args.batch, args.length, _dtype(args, config), _device(budget), args.tune, args.extra_byte, args.text,
+        args.quantize,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # between transformers and peft, about names of arguments
+        _plan(args, case, budget)
+
+
+def _plan(args: PlanArguments, case: Case, budget: int | None) -> None:
+    bar = tqdm(planned_methods(case), desc="planning", unit="method", leave=False, disable=None)
     found = [footprint(case, method) for method in bar]
     size, name = found[0].parts["weights"], str(case.dtype).removeprefix("torch.")
     where = "a CPU (both sides of a probe in step)" if case.device == "cpu" else "a GPU"
-    print(f"{args.model}: {shown_bytes(size)} of {name} weights; {args.batch} rows of {args.length} tokens; {where}\n")
+    kind = name if case.quantize is None else f"{case.quantize} (and {name})"
+    print(f"{args.model}: {shown_bytes(size)} of {kind} weights; {args.batch} rows of {args.length} tokens; {where}\n")
     _print_table(found, budget)
+    print(f"\n{_about_activations(found)}")
     if budget is not None:
         _print_fit(args, case, found, budget)
     if args.measure:
         _measure(case, found)
+    print(f"\nnext: {_next(args, case, budget is not None and found[0].total > budget - DRIVER)}")
+
+
+def planned_methods(case: Case) -> list[str]:
+    """The methods that can be: quantised weights cannot be tuned themselves."""
+    return [method for method in PLANNED if case.quantize is None or method != "ft"]
+
+
+def _about_activations(found: Sequence[Footprint]) -> str:
+    """Which activations are counted, and when: the column is what there is at the peak, which may be another moment."""
+    kept = [f"{PLANNED[f.method].removeprefix('backprop, ')} {shown_bytes(f.kept)}" for f in found if f.kept]
+    late = [PLANNED[f.method] for f in found if f.kept and f.parts["activations"] < f.kept // 2]
+    if not kept:
+        return "activations: those that are there at the peak."
+    said = (
+        "activations: those that are there at the peak. For its backward pass backprop keeps (without gradient "
+        f"checkpointing) {', '.join(kept)}"
+    )
+    return said + (f"; {', '.join(late)} peaks later, when gradients have taken their place." if late else ".")
+
+
+def _next(args: PlanArguments, case: Case, too_large: bool) -> str:
+    """The command that trains so."""
+    model = HUB[case.config.model_type] + args.model if args.model in SHAPES else args.model
     more = " --extra_byte true" if args.extra_byte else ""
     more += " --untie true" if args.tune == "head" else ""
-    if budget is not None and found[0].total > budget - DRIVER:
-        more += " --offload true"
-    model = args.model
-    if model in SHAPES:
-        model = HUB[config.model_type] + model
-    print(
-        f"\nnext: zerograd train --model {model} --tune {args.tune} --dtype {name} "
+    more += f" --quantize {args.quantize}" if args.quantize else " --offload true" if too_large else ""
+    return (
+        f"zerograd train --model {model} --tune {args.tune} --dtype {str(case.dtype).removeprefix('torch.')} "
         f"--per_device_train_batch_size {args.batch}{more}"
     )
 
@@ -149,34 +193,42 @@ def _print_fit(args: PlanArguments, case: Case, found: Sequence[Footprint], budg
     family = FAMILIES.get(case.config.model_type, {})
     if family:
         print(f"the largest {case.config.model_type} that fits, {args.batch} rows of {args.length} tokens:")
-    for method in PLANNED if family else ():
+    for method in planned_methods(case) if family else ():
         name, peak = largest(family, case, method, budget - DRIVER)
         print(f"  {PLANNED[method]:22}{name or 'none'}{f', {shown_bytes(peak)}' if name else ''}")
 
 
 def largest(family: dict[str, Any], case: Case, method: str, budget: int) -> tuple[str | None, int]:
     """The largest of a family whose peak is within a budget in bytes, and that peak; None where none is."""
-    best: tuple[str | None, int] = (None, 0)
-    for name, make in family.items():
+    for name, make in reversed(family.items()):
         config = make()
         other = replace(case, config=config, length=min(case.length, config.max_position_embeddings))
+        if least_bytes(other, method) > budget:
+            continue
         peak = footprint(other, method).total
-        if peak > budget:
-            break
-        best = (name, peak)
-    return best
+        if peak <= budget:
+            return name, peak
+    return None, 0
 
 
 def _nearest(case: Case, budget: int) -> str:
     """The nearest setting in which MeZO fits."""
     choices = [(f"--batch {batch}", replace(case, batch=batch)) for batch in _halves(case.batch)]
-    if case.dtype == torch.float32:
+    if case.dtype == torch.float32 and case.quantize is None:
         choices.append(("--dtype bfloat16", replace(case, dtype=torch.bfloat16)))
+    if find_spec("bitsandbytes") is not None:
+        tune = "lora" if case.tune == "full" else case.tune
+        flags = "" if tune == case.tune else f" --tune {tune}"
+        known = QUANTIZE if case.quantize is None else QUANTIZE[QUANTIZE.index(case.quantize) + 1 :]
+        choices += [(f"--quantize {kind}{flags}", replace(case, quantize=kind, tune=tune)) for kind in known]
     for words, other in choices:
+        if least_bytes(other, "mezo") > budget - DRIVER:
+            continue
         peak = footprint(other, "mezo").total
         if peak <= budget - DRIVER:
             return f"it fits with {words} ({shown_bytes(peak)})"
-    return "no smaller batch or dtype fits: keep the weights in main memory (--offload), or take a smaller model"
+    fewer = "dtype" if find_spec("bitsandbytes") is None else "dtype or 4-bit weights"
+    return f"no smaller batch, {fewer} fits: keep the weights in main memory (--offload), or take a smaller model"
 
 
 def _halves(number: int) -> list[int]:

@@ -1,13 +1,18 @@
 """The measured side of a plan: two steps on real tensors with random weights, and the most that PyTorch allocated."""
 
 import gc
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from zerograd.cli.plan.footprint import Case, loss_of, make_batch, make_model, work_of
+from zerograd.cli.plan.model import Case, make_model
+from zerograd.cli.plan.quantised import constants
+from zerograd.cli.plan.work import loss_of, make_batch, work_of
 
 
 def measured_peak(case: Case, method: str) -> int:
@@ -17,7 +22,8 @@ def measured_peak(case: Case, method: str) -> int:
     """
     torch.manual_seed(0)
     model = make_model(case, method, case.device)
-    held = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in (*model.parameters(), *model.buffers())}
+    there = (*model.parameters(), *model.buffers(), *constants(model))
+    held = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in there}
     step, kept = work_of(case, method, model)
     if method == "mezo":
         optimizer, part = kept[0], make_batch(case, case.batch, case.length, model.device)
@@ -40,7 +46,7 @@ def measured_peak(case: Case, method: str) -> int:
 
 def _most_allocated(step: Callable[[], Any]) -> int:
     """Bytes that the allocations of two calls on the CPU came to at most, those before them not counted."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with _without_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
         step()
     now = most = 0
@@ -51,3 +57,18 @@ def _most_allocated(step: Callable[[], Any]) -> int:
         now += event.nbytes()
         most = max(most, now)
     return most
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Inside, what is written to stderr is lost: the profiler's C++ code reports its own start and stop there."""
+    sys.stderr.flush()
+    before, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nothing)
