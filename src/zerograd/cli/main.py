@@ -116,6 +116,7 @@ def _explained(args: list[str]) -> int:
         from zerograd.cli.report import command_line
 
         flag = ["--resume"] if args[0] == "train" and "--resume" not in rest else []
+        rest = [a for a in rest if a != "--start_over"]  # it has begun
         again = f" Continue with: {command_line(args[0], *rest, *flag)}" if args[0] in ("train", "compare") else ""
         print(f"\nzerograd: interrupted.{again}", file=sys.stderr)
         return 130
