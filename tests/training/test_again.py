@@ -142,3 +142,17 @@ def test_starting_over_in_an_empty_folder_is_starting(tmp_path: Path, splits: An
     assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == []
     with pytest.raises(ValueError, match="resume goes on .* start_over begins anew: say one"):
         make(tmp_path, splits, start_over=True, resume=True)
+
+
+@pytest.mark.slow
+def test_the_command_starts_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from zerograd.cli.main import main
+
+    few = "--max_steps 1 --num_train 8 --num_dev 8 --num_test 8 --use_cpu true --disable_tqdm true"
+    command = ["train", *few.split(), "--output_dir", str(tmp_path)]
+    assert main(command) == 0
+    assert main(command) == 1
+    assert "begin anew with --start_over" in capsys.readouterr().err
+    assert main([*command, "--start_over"]) == 0
+    assert f"the run in {tmp_path} was moved to {tmp_path}/earlier-1" in capsys.readouterr().out
+    assert {"steps.zlog", "run.json", "results.json"} <= {p.name for p in (tmp_path / "earlier-1").iterdir()}

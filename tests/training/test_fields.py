@@ -69,10 +69,18 @@ def test_with_a_task_its_own_are_refused(tmp_path: Path, splits: Any) -> None:
         if field.with_task:
             given = {name: OTHER.get(name, True)}
             check_unused(given)  # without one, it works
+            if field.mild:
+                assert idle_settings(given, task=True) and not idle_settings(given)
+                continue
             with pytest.raises(ValueError, match=rf"^{name}=.* cannot be used with a task: "):
                 check_unused(given, task=True)
     with pytest.raises(ValueError, match="label_smoothing_factor=0.1 cannot be used with a task: a task's loss"):
         make(tmp_path, splits, label_smoothing_factor=0.1)
+
+
+def test_with_a_task_what_does_nothing_says_so(tmp_path: Path, splits: Any, caplog: pytest.LogCaptureFixture) -> None:
+    make(tmp_path, splits, per_device_eval_batch_size=2)
+    assert "per_device_eval_batch_size=2 does nothing with a task: a task's dev rows are packed" in caplog.text
 
 
 def test_what_does_nothing_says_so(caplog: pytest.LogCaptureFixture) -> None:
@@ -177,7 +185,8 @@ def table() -> str:
     """The table of the page."""
     lines = ["| setting | | |", "|---|---|---|"]
     for name, field in FIELDS.items():
-        said = [field.says, f"with a task, refused: {field.with_task}" if field.with_task else ""]
+        with_task = f"with a task, {'no effect' if field.mild else 'refused'}: {field.with_task}"
+        said = [field.says, with_task if field.with_task else ""]
         lines.append(f"| `{name}` | {field.verdict} | {'; '.join(filter(None, said))} |")
     return "\n".join(lines)
 

@@ -34,6 +34,14 @@ def test_a_model_in_place_of_its_tensors() -> None:
         MeZO(make_tiny("llama"), lr=1e-3)
 
 
+def test_no_rows(tmp_path: Path, splits: Any) -> None:
+    trainer = make(tmp_path, splits)
+    trainer.train_dataset = []
+    with pytest.raises(ValueError, match="train_dataset has no rows"):
+        trainer.train()
+    assert not trainer.log_path.exists()
+
+
 def test_an_optimiser_of_ones_own_is_refused(tmp_path: Path, splits: Any) -> None:
     adam = torch.optim.AdamW([torch.zeros(1)])
     for given in ({"optimizers": (adam, None)}, {"optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 1.0})}):

@@ -93,7 +93,8 @@ def _explained(args: list[str]) -> int:
     except KeyboardInterrupt as stopped:  # (of a run that has begun it says how to go on)
         from zerograd.cli.report import command_line
 
-        again = str(stopped) or (f"Continue with: {command_line(*args)}" if args[0] in ("train", "compare") else "")
+        rest = [a for a in args if a != "--start_over"]  # it may have begun
+        again = str(stopped) or (f"Continue with: {command_line(*rest)}" if args[0] in ("train", "compare") else "")
         print(f"\nzerograd: interrupted. {again}".rstrip(), file=sys.stderr)
         return 130
     except BrokenPipeError:

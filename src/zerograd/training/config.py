@@ -177,7 +177,11 @@ def changed(args: TrainingArguments) -> dict[str, Any]:
 
 
 def say_idle(args: TrainingArguments) -> None:
-    """Warn of settings that do nothing here, and of those that a newer transformers has and the table has not."""
+    """Warn of settings that do nothing here, and of those that a newer transformers has and the table has not.
+
+    Args:
+        args: Any training arguments.
+    """
     given = changed(args)
     for setting, why in idle_settings(given).items():
         logger.warning("%s does nothing here: %s", setting, why)

@@ -20,6 +20,7 @@ class Field:
         idle: It does nothing here; a value but `only` is said.
         only: The values that ask for nothing; () for those that are false (None, False, 0, empty).
         with_task: Why it cannot be together with `task`, which has its own batches, losses and metrics; "" if it can.
+        mild: With a task it does nothing, which is said, and is no error.
     """
 
     says: str = ""
@@ -27,6 +28,7 @@ class Field:
     idle: bool = False
     only: tuple[Any, ...] = ()
     with_task: str = ""
+    mild: bool = False
 
     def asks(self, value: Any) -> bool:
         """Whether a value asks for anything."""
@@ -138,7 +140,9 @@ FIELDS: dict[str, Field] = {
     "eval_steps": WORKS,
     "eval_delay": WORKS,
     "eval_on_start": WORKS,
-    "per_device_eval_batch_size": Field("without a task; a task's batches are as large as memory is well used"),
+    "per_device_eval_batch_size": Field(
+        only=(8,), with_task="a task's dev rows are packed by their tokens, whatever their number", mild=True
+    ),
     "prediction_loss_only": Field(with_task=METRICS),
     "eval_do_concat_batches": Field(only=(True,), with_task=METRICS),
     "eval_use_gather_object": Field(NODES, idle=True),
@@ -218,7 +222,7 @@ def check_unused(values: Mapping[str, Any], task: bool = False) -> None:
         task: Whether they are for a run with a task.
     """
     for name, field in FIELDS.items():
-        why = field.says if field.refused else field.with_task if task else ""
+        why = field.says if field.refused else field.with_task if task and not field.mild else ""
         if why and name in values and field.asks(values[name]):
             place = " with a task" if not field.refused else ""
             raise ValueError(f"{name}={shown(values[name])} cannot be used{place}: {why}")
@@ -236,12 +240,17 @@ def check_schedule(values: Mapping[str, Any]) -> None:
             )
 
 
-def idle_settings(values: Mapping[str, Any]) -> dict[str, str]:
-    """Those of these settings that do nothing here, as they were given, each with its reason."""
+def idle_settings(values: Mapping[str, Any], task: bool = False) -> dict[str, str]:
+    """Those of these settings that do nothing, as they were given, each with its reason.
+
+    Args:
+        values: Settings by name.
+        task: Those that do nothing with a task, in place of those that never do.
+    """
     return {
-        f"{name}={shown(values[name])}": field.says
+        f"{name}={shown(values[name])}": field.with_task if task else field.says
         for name, field in FIELDS.items()
-        if field.idle and name in values and field.asks(values[name])
+        if (field.mild if task else field.idle) and name in values and field.asks(values[name])
     }
 
 

@@ -11,7 +11,7 @@ from transformers import SchedulerType, TrainingArguments
 
 from zerograd.core.optimizer import MeZO
 from zerograd.training.config import MeZOArguments, MeZOConfig, changed, say_idle
-from zerograd.training.fields import check_unused
+from zerograd.training.fields import check_unused, idle_settings
 
 logger = logging.getLogger(__name__)
 HOW = "put MeZOArguments in front of it (`@dataclass class MyConfig(MeZOArguments, {name}): pass`)"
@@ -26,6 +26,8 @@ def check_given(args: TrainingArguments, task: bool) -> None:
     """
     given = changed(args)
     check_unused(given, task)
+    for setting, why in (idle_settings(given, task=True) if task else {}).items():
+        logger.warning("%s does nothing with a task: %s", setting, why)
     if isinstance(args, MeZOArguments):
         return
     say_idle(args)

@@ -122,7 +122,7 @@ class StepClock(TrainerCallback):
         return seconds / max(1, steps)
 
 
-def install(handler: CallbackHandler, disable_tqdm: bool) -> None:
+def install(handler: CallbackHandler, disable_tqdm: bool | None) -> None:
     """Put `Progress` where the Trainer has its own bar or printer, unless the user passed that one.
 
     Args:

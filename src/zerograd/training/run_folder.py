@@ -5,7 +5,7 @@ A checkpoint is the log so far beside the Trainer's own state. The model is save
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,8 @@ class RunFolder:
 
         Called again, it goes on: to `max_steps` where it was interrupted before, else for as many steps more.
         """
+        if isinstance(self.train_dataset, Sized) and not len(self.train_dataset):
+            raise ValueError("train_dataset has no rows")
         asked = self.args.max_steps
         again = self.mezo is not None and self.mezo.steps_done > 0 and not isinstance(resume_from_checkpoint, str)
         if not again:

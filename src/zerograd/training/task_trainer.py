@@ -11,7 +11,7 @@ from transformers.trainer_utils import EvalPrediction, PredictionOutput
 from zerograd.evaluation.bound_task import BoundTask
 from zerograd.evaluation.evaluate import Prediction
 from zerograd.evaluation.packing import Batch
-from zerograd.training.progress import shows_bars
+from zerograd.training.progress import install, shows_bars
 
 
 class TaskTrainer(Trainer):
@@ -45,6 +45,7 @@ class TaskTrainer(Trainer):
                     args.greater_is_better = self.bound_task.metric != "loss"
         super().__init__(model, args, **kwargs)
         if task is not None:
+            install(self.callback_handler, self.args.disable_tqdm)
             self.loss_is_scaled_for_ga = False  # the task's loss is the mean of each micro-batch
 
     def _prepare_input(self, data: Any) -> Any:
