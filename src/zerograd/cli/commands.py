@@ -20,6 +20,7 @@ from zerograd.cli.preflight import check_device, check_fits, check_rates, check_
 from zerograd.cli.report import command_line, draw_curve, shown, versions, write_findings, write_predictions
 from zerograd.cli.run import (
     RESULTS,
+    SETTINGS,
     START,
     Run,
     Setup,
@@ -39,6 +40,7 @@ from zerograd.evaluation.evaluate import Prediction
 from zerograd.tasks.model_kind import model_kind
 from zerograd.tasks.prompts import Example
 from zerograd.training.adapters import Tuning
+from zerograd.training.checkpoints import set_aside
 from zerograd.training.config import MeZOConfig
 from zerograd.training.defaults import defaults_for, kind_of_adapter, preset_remark
 from zerograd.training.linear_probe import NO_PROBE, linear_probe
@@ -74,10 +76,11 @@ def train(data: DataArguments, tuning: Tuning, config: MeZOConfig, given: dict[s
     settings = settings_of(data, tuning, config)
     check_rates(config)
     with writing(folder):
-        running = holds_run(folder / LOG_NAME)
+        running = holds_run(folder / LOG_NAME) and not config.start_over
         if running and not config.resume:
             raise FileExistsError(
-                f"{folder} already holds a run ({LOG_NAME}); continue it with --resume, or choose another --output_dir"
+                f"{folder} already holds a run ({LOG_NAME}); continue it with --resume, begin anew with --start_over "
+                "(which moves it to a subfolder), or choose another --output_dir"
             )
         if running:
             check_resumed(folder, settings, config.max_steps)
@@ -85,6 +88,8 @@ def train(data: DataArguments, tuning: Tuning, config: MeZOConfig, given: dict[s
         setup = set_up(data, tuning, config.seed, start=start, progress=not config.disable_tqdm)
         tuned = [(name, p) for name, p in setup.model.named_parameters() if p.requires_grad]
         check_directions(config.distribution, config.rank, config.blocks, tuned)
+        earlier = set_aside(folder, (SETTINGS, RESULTS, START)) if config.start_over else None
+        _print_all([f"the run in {folder} was moved to {earlier}" if earlier else ""])
         save_settings(folder, settings)
         save_start(setup, folder, running)
         _train(folder, setup, config, {**vars(data), **vars(tuning)}, given)
