@@ -74,6 +74,7 @@ GROUPS: dict[str, dict[str, str]] = {  # what is said of a flag in a line; "": t
         "logging_steps": "The same of the lines that are printed",
         "seed": "Of rows, adapter and directions",
         "resume": "Go on with the run in --output_dir",
+        "start_over": "Begin anew there; the run that it holds is moved aside",
         "save_full_model": "end, checkpoints or never: the log has it too",
         "report_to": "tensorboard, wandb, ...",
     },
