@@ -93,7 +93,7 @@ def test_flags_and_files_exist(page: Path) -> None:
         if command != "COMMAND":
             assert set(FLAG.findall(rest)) <= flags_of(command), f"zerograd {command}{rest}"
     if page.stem != "results":  # which names flags of the benchmarks, too
-        every = frozenset().union(*map(flags_of, ("train", "eval", "compare", "replay", "plan", "prompts")))
+        every = frozenset().union(*map(flags_of, ("train", "eval", "predict", "compare", "replay", "plan", "prompts")))
         for code in re.findall(r"`(-[^`]+)`", text):
             assert set(FLAG.findall(code)) <= every, code
     for name in SCRIPTS.findall(text):
