@@ -46,9 +46,11 @@ def test_the_papers_sampling_by_seed() -> None:
     assert whole.notes == ()
 
 
-def test_too_few_rows_shrink_in_proportion(tmp_path: Path) -> None:
-    splits = load_splits(MOOD, write(tmp_path, train=30, validation=5), SplitSizes(40, 20, 100))
+def test_what_is_not_asked_for_adapts(tmp_path: Path) -> None:
+    splits = load_splits(MOOD, write(tmp_path, train=30, validation=5), SplitSizes())
     assert [len(p) for p in (splits.train, splits.dev, splits.test)] == [20, 10, 5]
+    splits = load_splits(MOOD, tmp_path, SplitSizes(dev=3, test=4))
+    assert [len(p) for p in (splits.train, splits.dev, splits.test)] == [27, 3, 4]
 
 
 def test_few_shots_of_each_class(tmp_path: Path) -> None:
@@ -57,9 +59,19 @@ def test_few_shots_of_each_class(tmp_path: Path) -> None:
     for part in (splits.train, splits.dev):
         assert Counter(r["label"] for r in part) == {0: 4, 1: 4, 2: 4}
     assert not texts(splits)[0] & texts(splits)[1]
-    scarce = load_splits(MOOD, folder, SplitSizes(k=15))
-    assert Counter(r["label"] for r in scarce.train) == {0: 10, 1: 10, 2: 10}
-    assert "class 'bad' has 20 rows: 10 instead of 15 for training" in scarce.notes
+    few_dev = load_splits(MOOD, folder, SplitSizes(k=15, dev=6))
+    assert Counter(r["label"] for r in few_dev.train) == {0: 15, 1: 15, 2: 15}
+    assert Counter(r["label"] for r in few_dev.dev) == {0: 2, 1: 2, 2: 2}
+    for asked, words in (
+        (
+            SplitSizes(k=15),
+            r"'bad' has 20 rows in .*, and k=15 needs 30 \(15 for training, 15 for dev\); give k=10 or",
+        ),
+        (SplitSizes(k=4, train=12), "k=4 says how many training rows there are; leave out num_train=12"),
+        (SplitSizes(k=10, dev=31), "k=10 takes 30, which leaves 30 where 31 dev rows are needed"),
+    ):
+        with pytest.raises(DataError, match=words):
+            load_splits(MOOD, folder, asked)
     with pytest.raises(DataError, match="need a classification task"):
         load_splits(get_task("squad"), folder, SplitSizes(k=4))
 
@@ -89,7 +101,7 @@ def test_the_few_shot_splits_of_the_paper(shared: Path, name: str) -> None:
 def test_one_file_of_any_format_is_its_own_test_set(tmp_path: Path, kind: str) -> None:
     path, data = (
         tmp_path / f"mine.{kind}",
-        Dataset.from_list([*rows(48), {"text": "NA", "label": 0}, {"text": "", "label": 1}]),
+        Dataset.from_list([*rows(48), {"text": "NA", "label": 0}, {"text": "007", "label": 1}]),
     )
     if kind in ("csv", "tsv"):
         data.to_csv(path, sep="\t" if kind == "tsv" else ",")
@@ -101,7 +113,7 @@ def test_one_file_of_any_format_is_its_own_test_set(tmp_path: Path, kind: str) -
     assert [len(p) for p in (splits.train, splits.dev, splits.test)] == [26, 14, 10]
     together = set().union(*texts(splits))
     assert len(together) == 50
-    assert {"NA", ""} <= together  # no text is taken for a missing value
+    assert {"NA", "007"} <= together  # no text is taken for a missing value or a number
     assert sum(map(len, texts(splits))) == 50
 
 
@@ -112,25 +124,6 @@ def test_rows_without_a_label_on_the_hub_are_left_out_and_counted(tmp_path: Path
     splits = load_splits(get_task("sst2"), tmp_path, SplitSizes())
     assert len(splits.test) == 17
     assert sum("3 rows without a label (-1) were left out" in note for note in splits.notes) == 2
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ('{"text": "a", "label": 5}', "row 0 of .* has label 5 in column 'label'; the task knows 0 .bad., 1"),
-        ('{"text": "a", "label": "fin"}', "has label 'fin'"),
-        ('{"txt": "a", "label": 0}', "has no column 'text'.* its columns are txt, label"),
-        ('{"text": null, "label": 0}', "row 0 of .* has None in column 'text'"),
-        ('{"text": ["a"], "label": 0}', r"has \['a'\] in column 'text', where a text belongs"),
-        ('{"text": "a"}\n[1]', "is not JSON lines"),
-        ("", "is empty"),
-    ],
-)
-def test_data_that_cannot_be_used(tmp_path: Path, content: str, words: str) -> None:
-    path = tmp_path / "mine.jsonl"
-    path.write_text(content)
-    with pytest.raises(DataError, match=words):
-        load_splits(MOOD, path, SplitSizes())
 
 
 def test_missing_files(tmp_path: Path) -> None:

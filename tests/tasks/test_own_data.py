@@ -180,6 +180,9 @@ def test_tasks_and_prompts(capsys: Any) -> None:
     assert row["label_words"] == ["film", "book", "hotel"]
     assert (row["index"], row["correct"]) == (1, 2)
     assert row["prompt"].endswith(" It<mask>.")
+    marked = asked.replace("{review} It", "A [MASK]: {review}")  # the prompt of a masked model, without --masked
+    assert zerograd(f"{marked} --json --rows 1") == 0
+    assert json.loads(capsys.readouterr().out)["prompt"].startswith("A <mask>: ")
     assert zerograd(f"{asked} --rows 9999") == 1
     assert "there is no row 9999: the split has rows 0 to 449" in capsys.readouterr().err
     assert zerograd(f"{asked} --rows x") == 1

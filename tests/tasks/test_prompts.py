@@ -4,9 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BertConfig, OPTConfig, PreTrainedTokenizerBase, T5Config
 
-from zerograd.tasks import TASKS, Task, get_task
+from zerograd.tasks import TASKS, Task, TaskError, get_task
+from zerograd.tasks.model_kind import check_task
 from zerograd.tasks.prompts import Prompter, PromptError
 from zerograd.training.models import demo_folder
 
@@ -118,7 +119,7 @@ def test_masked_encoding(minilm: Path) -> None:
     assert long.context[long.position] == tokenizer.mask_token_id
     (shown,), _ = prompter.encode(rows[:1], [rows[:1]])
     assert tokenizer.decode(shown.context) == "[CLS] a fine film. it was great. a fine film. it was [MASK]. [SEP]"
-    with pytest.raises(PromptError, match=r"row 1 has 2 mask tokens"):
+    with pytest.raises(PromptError, match=r"row 1 has 2 mask tokens .* holds '\[MASK\]', which .* take it out"):
         prompter.encode([rows[0], {"sentence": "a [MASK] film", "label": 0}])
 
 
@@ -135,6 +136,42 @@ def test_label_words_that_a_masked_model_cannot_say(minilm: Path) -> None:
         Prompter(get_task("copa"), tokenizer, masked=True, max_length=32)
 
 
+@pytest.mark.real
+def test_the_label_word_goes_where_the_users_mask_is(minilm: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(minilm)
+    rows = [{"text": "A fine film .", "label": 1}]
+
+    def read(prompt: str) -> tuple[str, str]:
+        task = Task("mood", prompt, labels=("terrible", "great"))
+        prompter = Prompter(task, tokenizer, masked=True, max_length=64)
+        (example,), _ = prompter.encode(rows, [rows])
+        assert example.context[example.position or 0] == tokenizer.mask_token_id
+        (note,) = prompter.remarks()
+        return tokenizer.decode(example.context), note
+
+    for mask in ("[MASK]", "<mask>"):
+        text, note = read(f"It was {mask} : {{text}}")
+        assert text == "[CLS] it was great : a fine film. it was [MASK] : a fine film. [SEP]"
+        assert note == f"the label word goes where the prompt has {mask}: 'It was [MASK] : {{text}}'"
+    text, note = read("{text} It was")
+    assert text == "[CLS] a fine film. it was great. a fine film. it was [MASK]. [SEP]"
+    assert note == (
+        "the label word goes at the end: '{text} It was [MASK].'; write [MASK] into the prompt to put it elsewhere"
+    )
+    with pytest.raises(TaskError, match="has 2 masks; the label word goes into one: leave one"):
+        read("[MASK] {text} It was <mask>")
+
+
+def test_a_mask_for_a_model_that_fills_none_is_refused_by_its_configuration() -> None:
+    task = Task("mood", "{text} It was [MASK].", labels=("terrible", "great"))
+    for config in (OPTConfig(), T5Config()):
+        with pytest.raises(PromptError, match=rf"has \[MASK\], .*; {config.model_type} is none .* leave \[MASK\] out"):
+            check_task(config, task)
+    check_task(BertConfig(), task)
+    check_task(OPTConfig(), Task("ask", "What is [MASK] in {text}?", answers="a"))  # a text like any other
+    assert task.query({"text": "Fine.", "label": 1}, masked=True).prompt == "Fine. It was <mask>."
+
+
 def test_a_tokenizer_without_a_mask_or_a_chat_template(demo: PreTrainedTokenizerBase) -> None:
     with pytest.raises(PromptError, match="no mask token"):
         Prompter(get_task("sst2"), demo, masked=True, max_length=128)
@@ -144,7 +181,10 @@ def test_a_tokenizer_without_a_mask_or_a_chat_template(demo: PreTrainedTokenizer
 
 def test_rows_that_cannot_be_rendered_are_named(demo: PreTrainedTokenizerBase) -> None:
     prompter = Prompter(get_task("copa"), demo, masked=False, max_length=128)
-    with pytest.raises(PromptError, match="row 7 has no column 'choice1'"):
+    with pytest.raises(
+        PromptError,
+        match="row 7 has no column 'choice1', which .*; its columns are premise, question",
+    ):
         prompter.encode([{"premise": "a.", "question": "cause", "index": 7}])
     with pytest.raises(PromptError, match="row 0 has 'why' in column 'question'"):
         prompter.encode([{"premise": "a.", "question": "why", "choice1": "b", "choice2": "c", "label": 0}])

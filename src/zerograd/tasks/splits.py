@@ -139,7 +139,7 @@ def sizes(task: Task, wanted: SplitSizes, rows: int, source: str, parts: Sequenc
     if "test" in free:
         free.remove("test")
         usual = rows // HELD if len(parts) > 1 else rows
-        found["test"] = max(1, min(largest["test"], usual, left - len(free)))
+        found["test"] = max(1, min(largest["test"], usual, left // (1 + len(free))))
         left -= found["test"]
     together = sum(largest[part] for part in free)
     for part in free:
