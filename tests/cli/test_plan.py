@@ -123,14 +123,14 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
 
 def test_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
     for line, message in {
-        "--model ./nowhere": "no such folder",
+        "--model ./nowhere": "there is no file or folder",
         "--model opt-1.3b --gpu much": "'much' is no amount of memory",
         "--model opt-1.3b --batch 0": "--batch must be at least 1",
         "--model opt-1.3b --length 4000": "more than the 2048 tokens",
         "--model opt-1.3b --dtype int3": "unknown dtype",
-        "--model opt-1.3b --tune everything": "cannot be planned",
+        "--model opt-1.3b --tune everything": "unknown tune 'everything'",
     }.items():
-        assert main(["plan", *line.split()]) == 1, line
+        assert main(["plan", *line.split()]) in (1, 2), line
         assert message in capsys.readouterr().err, line
 
 

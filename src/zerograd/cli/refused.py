@@ -1,7 +1,7 @@
 """What is refused before torch is imported: values out of range, names that nothing has, files that are not there."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -79,9 +79,9 @@ def check_given(flags: Mapping[str, Setting], given: Mapping[str, Any], where: W
             _explained(name, where, check, given[name])
     if "eps" in flags:
         _check_method(given, where)
-    if any(setting.home == "Tuning" for setting in flags.values()):
-        chosen = next((name for name in given if name in flags and flags[name].home == "Tuning"), "tune")
-        _explained(chosen, where, pick, Tuning, given)
+    tuning = [name for name, setting in flags.items() if setting.home == "Tuning"]
+    if tuning:
+        _explained(tuning, where, pick, Tuning, given)
     if "preset" in flags and given.get("preset") is not None:
         _explained("preset", where, check_preset, given["preset"], given.get("tune"))
     if "fp16" in flags and given.get("fp16"):
@@ -108,12 +108,15 @@ def check_complete(flags: Mapping[str, Setting], given: Mapping[str, Any]) -> No
         raise UsageError(f"give {' and '.join(missing)}")
 
 
-def _explained(name: str, where: Where, check: Callable[..., Any], *args: Any) -> None:
-    """Run a check, and say of what it refuses where it was given."""
+def _explained(names: str | Sequence[str], where: Where, check: Callable[..., Any], *args: Any) -> None:
+    """Run a check of a setting, or of one of several, and say of what it refuses where that was given."""
     try:
         check(*args)
     except ValueError as error:
-        said, place = str(error), where(name)
+        said = str(error)
+        several = [names] if isinstance(names, str) else names
+        name = next((name for name in several if f" {name} " in f" {said}"), several[0])
+        place = where(name)
         if said.startswith(name):
             raise UsageError(f"{place}{said.removeprefix(name)}") from error
         raise UsageError(said if place.startswith("--") and name in said else f"{place}: {said}") from error
@@ -127,23 +130,23 @@ def _check_choice(setting: Setting, value: Any, where: Where) -> None:
     for one in values:
         if choices and isinstance(one, str) and one not in choices:
             near = get_close_matches(one, choices, n=1)
-            hint = f"did you mean {near[0]!r}? There are" if near else "choose one of"
+            hint = f"; did you mean {near[0]!r}?" if near else ""
             place = where(setting.name)
             prefix = "" if place.startswith("--") else f"{place}: "
             listed = ", ".join(choices if len(choices) <= MOST_LISTED else (*choices[:MOST_LISTED], "..."))
-            raise UsageError(f"{prefix}unknown {setting.name} {one!r}; {hint} {listed}")
+            raise UsageError(f"{prefix}unknown {setting.name} {one!r}; choose one of {listed}{hint}")
 
 
 def _check_method(given: Mapping[str, Any], where: Where) -> None:
     """The estimator, its n and eps, the update and the scaling, with settings of their own behind a colon."""
 
-    def schedule() -> Any:
-        return parse_schedule(given.get("probe_schedule", "constant"), given.get("num_probes", 1), 1)
+    def estimator() -> None:
+        n = parse_schedule(given.get("probe_schedule", "constant"), given.get("num_probes", 1), 1)
+        made = {"eps": given.get("eps", 1e-3), "n": n}
+        parse(given.get("estimator", "spsa"), ESTIMATORS, "estimator", made)
 
-    _explained("probe_schedule" if "probe_schedule" in given else "num_probes", where, schedule)
-    made = {"eps": given.get("eps", 1e-3), "n": schedule()}
-    chosen = "estimator" if "estimator" in given else "eps"
-    _explained(chosen, where, parse, given.get("estimator", "spsa"), ESTIMATORS, "estimator", made)
+    count = "probe_schedule" if "probe_schedule" in given else "num_probes"
+    _explained([count, "estimator", "eps"], where, estimator)
     if given.get("update") is not None:
         _explained("update", where, parse, given["update"], UPDATES, "update")
     if given.get("scaling") is not None:

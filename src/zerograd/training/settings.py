@@ -23,6 +23,7 @@ ENTRY = re.compile(r" {4}(\w+)(?: \((.*?)\))?: (.*)")  # name, what the parenthe
 def documented(kind: type[Kind]) -> type[Kind]:
     """Decorate a dataclass: the entries of its docstring's `Args` become the help of its fields.
 
+    For programs that make flags of them with transformers' `HfArgumentParser`; the command reads the text itself.
     A field whose metadata has a "help" (one that is computed) keeps it.
     """
     help_of = {name: text for name, (_, text) in entries_of(kind.__doc__).items()}
