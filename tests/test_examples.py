@@ -13,10 +13,12 @@ SAYS = {
     "accuracy": "after:", "comparison": "| mezo: MeZO |", "lora_quantised": "'eval_accuracy'",
     "raw_loop": "of the last 5",
     "replay_log": "bit for bit the same: True", "reward": "'eval_reward'", "trainer": "'eval_accuracy'",
+    "sft": "'eval_mean_token_accuracy'",
 }  # fmt: skip
 
 
-SHORT = ("accuracy", "raw_loop", "replay_log", "reward", "trainer")
+NEEDS = {"lora_quantised": "bitsandbytes", "sft": "trl"}
+SHORT = ("accuracy", "raw_loop", "replay_log", "reward", "sft", "trainer")
 
 
 @pytest.mark.parametrize("name", SHORT)
@@ -24,11 +26,18 @@ def test_an_example_says_what_it_should(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In this process, which has imported all that an example imports."""
+    needs(name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(FOLDER)
     monkeypatch.setattr(sys, "argv", [f"{name}.py", str(tmp_path / "out")])
     runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
     assert SAYS[name] in capsys.readouterr().out
+
+
+def needs(name: str) -> None:
+    """Skip an example whose library is absent."""
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
 
 
 def test_an_example_is_short() -> None:
@@ -39,8 +48,7 @@ def test_an_example_is_short() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", EXAMPLES, ids=[path.stem for path in EXAMPLES])
 def test_an_example_runs(path: Path, tmp_path: Path) -> None:
-    if path.stem == "lora_quantised":
-        pytest.importorskip("bitsandbytes")
+    needs(path.stem)
     done = subprocess.run(
         [sys.executable, str(path), str(tmp_path / "out")], cwd=tmp_path, capture_output=True, text=True
     )

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from zerograd.training.config import MeZOConfig as MeZOConfig
     from zerograd.training.models import demo_folder as demo_folder
     from zerograd.training.models import load_model as load_model
+    from zerograd.training.sft import MeZOSFTConfig as MeZOSFTConfig
+    from zerograd.training.sft import MeZOSFTTrainer as MeZOSFTTrainer
     from zerograd.training.trainer import MeZOMixin as MeZOMixin
     from zerograd.training.trainer import MeZOTrainer as MeZOTrainer
     from zerograd.training.tuning import Tuning as Tuning
@@ -46,6 +48,8 @@ HOMES = {
     "MeZOArguments": "training.config",
     "MeZOConfig": "training.config",
     "MeZOMixin": "training.trainer",
+    "MeZOSFTConfig": "training.sft",
+    "MeZOSFTTrainer": "training.sft",
     "MeZOTrainer": "training.trainer",
     "NonFiniteLossError": "core.optimizer",
     "SplitSizes": "tasks.data",

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers.utils.logging import set_verbosity_error
 
-from zerograd.cli.again import note
+from zerograd.cli.again import RUN, note
 from zerograd.cli.arguments import DataArguments, LinearProbeArguments, PresetArguments, batch_remark, task_of
 from zerograd.cli.card import write_card
 from zerograd.cli.hub import check_hub, push
@@ -23,6 +23,7 @@ from zerograd.core.steplog import StepLog, holds_run
 from zerograd.evaluation.evaluate import Prediction
 from zerograd.tasks.model_kind import model_kind
 from zerograd.training.adapters import Tuning
+from zerograd.training.checkpoints import set_aside
 from zerograd.training.config import MeZOConfig
 from zerograd.training.defaults import defaults_for, kind_of_adapter, preset_remark
 from zerograd.training.linear_probe import NO_PROBE, linear_probe
@@ -81,8 +82,8 @@ def train(data: DataArguments, tuning: Tuning, config: MeZOConfig, given: dict[s
     settings = settings_of(data, tuning, config)
     check_rates(config)
     with writing(folder):
-        running = holds_run(folder / LOG_NAME)
-        if not config.resume:
+        running = holds_run(folder / LOG_NAME) and not config.start_over
+        if running and not config.resume:
             refuse_run(folder)
         if running:
             check_resumed(folder, settings, data.test_data, config.max_steps)
@@ -94,6 +95,8 @@ def train(data: DataArguments, tuning: Tuning, config: MeZOConfig, given: dict[s
         setup = set_up(data, tuning, config.seed, start=start, progress=not config.disable_tqdm)
         tuned = [(name, p) for name, p in setup.model.named_parameters() if p.requires_grad]
         check_directions(config.distribution, config.rank, config.blocks, tuned)
+        earlier = set_aside(folder, (RUN, RESULTS, START)) if config.start_over else None
+        print_all([f"the run in {folder} was moved to {earlier}" if earlier else ""])
         note(folder, given, {**vars(data), **settings, **plan_of(config)})
         save_start(setup, folder, running)
         try:
@@ -108,7 +111,8 @@ def refuse_run(folder: Path) -> None:
     if holds_run(folder / LOG_NAME):
         go_on = command_line("train", "--resume", "--output_dir", folder)
         raise FileExistsError(
-            f"{folder} already holds a run ({LOG_NAME}); continue it ({go_on}), or choose another output_dir"
+            f"{folder} already holds a run ({LOG_NAME}); continue it ({go_on}), begin anew with start_over (which "
+            "moves it to a subfolder), or choose another output_dir"
         )
 
 

@@ -129,7 +129,7 @@ def finetune(
     given.setdefault("output_dir", str(free_folder(_name_of(given))))
     folder = Path(given["output_dir"])
     try:
-        if not given.get("resume"):
+        if not given.get("resume") and not given.get("start_over"):
             refuse_run(folder)
         with removed_if_unused(folder):
             given = with_rows_in_files(given, folder)

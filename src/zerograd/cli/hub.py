@@ -6,9 +6,9 @@ from huggingface_hub import HfApi
 from transformers import TrainingArguments
 
 from zerograd.cli.report import command_line
-from zerograd.training.trainer import BASE_NAME
+from zerograd.training.checkpoints import BASE_NAME
 
-LEFT_OUT = ["_*", ".*", "checkpoint-*", BASE_NAME, "training_args.bin"]
+LEFT_OUT = ["_*", ".*", "checkpoint-*", "earlier-*", BASE_NAME, "training_args.bin"]
 
 
 def check_hub(config: TrainingArguments) -> None:

@@ -24,7 +24,7 @@ from zerograd.training.settings import pick
 def check_typed(given: Mapping[str, Any]) -> None:
     """ValueError for a setting of MeZO's or the Trainer's, as the user typed it, that no default can mend."""
     check_ranges(given)
-    check_unused(given)
+    check_unused(given, task=True)
     pick(MeZOArguments, given).check()
 
 

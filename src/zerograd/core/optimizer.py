@@ -104,10 +104,9 @@ class MeZO(torch.optim.Optimizer):
         max_skipped: int = 10,
         allow_unread: bool = False,
     ) -> None:
-        if not lr >= 0:
-            raise ValueError(f"lr must be 0 or more, got {lr}")
-        if weight_decay < 0:
-            raise ValueError(f"weight_decay must be 0 or more, got {weight_decay}")
+        for name, value in (("lr", lr), ("weight_decay", weight_decay)):
+            if not value >= 0:
+                raise ValueError(f"{name} must be 0 or more, got {value}")
         if estimator is None:
             estimator = SPSA(1e-3 if eps is None else eps, 1 if n is None else n)
         elif eps is not None or n is not None:
@@ -117,6 +116,8 @@ class MeZO(torch.optim.Optimizer):
         _check_parts(estimator, update, scaling)
         if offload is not None and scaling is not None and scaling.by == "backprop":
             raise ValueError("scaling by backprop needs the weights where they compute: scale by gradient_norm instead")
+        if isinstance(params, torch.nn.Module):
+            raise TypeError(f"MeZO takes named tensors, not a {type(params).__name__}: pass model.named_parameters()")
         params = list(params)
         groups = make_groups(params, weight_decay)
         if len(groups) > MAX_GROUPS:

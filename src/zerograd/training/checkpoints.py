@@ -1,15 +1,26 @@
-"""The base weights on disk, for going back to an earlier step: raw bytes, written and read tensor by tensor.
+"""What a run of the Trainer keeps on disk: its log, checkpoints, and weights for going back to an earlier step.
 
-Going back means base weights + the log up to that step. Only a run that must end at its best checkpoint needs the
+Going back means weights of some step + the log from there on. Only a run that must end at its best checkpoint needs the
 file; it is written once at the start and never held in memory.
 """
 
+import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from zerograd.core.lock import InUseError, Lock
+from zerograd.core.optimizer import MeZO
 from zerograd.core.parameters import Parameters
 from zerograd.core.safety import whole_file
+from zerograd.core.steplog import StepLog, holds_run
+
+LOG_NAME = "steps.zlog"
+EARLIER = "earlier"  # folders of runs that were moved aside: earlier-1, earlier-2, ...
 
 
 def save_base(path: Path, parameters: Parameters) -> None:
@@ -36,3 +47,122 @@ def load_base(path: Path, parameters: Parameters) -> None:
                 raise ValueError(f"{path} is too short for the model's trainable tensors; was it written by this run?")
             if data:
                 entry.tensor.copy_(torch.frombuffer(data, dtype=entry.tensor.dtype).view(entry.tensor.shape))
+
+
+class SavedWeights:
+    """The weights of one step on disk, to go back from later ones.
+
+    Args:
+        path: The file; it is written here.
+        mezo: The optimiser whose weights they are.
+    """
+
+    def __init__(self, path: Path, mezo: MeZO) -> None:
+        self.path, self.mezo = path, mezo
+        save_base(path, mezo.parameters)
+        self.step = mezo.steps_done
+        self._due = list(mezo.updater.decay.due)
+
+    def reaches(self, step: int) -> bool:
+        """Whether `go_to` can: not to steps before it, and to none where an update reads the steps before it."""
+        return step >= self.step and (self.step == 0 or not self.mezo.updater.remembers)
+
+    def go_to(self, step: int) -> None:
+        """Put the weights of a step into the model, by the log; the optimiser is then at that step."""
+        load_base(self.path, self.mezo.parameters)
+        self.mezo.rewind()
+        self.mezo.steps_done = self.step
+        self.mezo.updater.decay.due[:] = self._due
+        self.mezo.fast_forward(step)
+
+    def remove(self) -> None:
+        """Delete the file."""
+        self.path.unlink(missing_ok=True)
+
+
+def check_new(folder: Path, max_steps: int) -> None:
+    """FileExistsError where a folder holds a run, saying how to go on with it and how to begin anew.
+
+    Args:
+        folder: An output folder.
+        max_steps: Of the run that is to begin; -1 where epochs say how long.
+    """
+    if not holds_run(folder / LOG_NAME):
+        return
+    _check_free(folder / LOG_NAME)
+    done = len(StepLog.read(folder / LOG_NAME).steps)
+    longer = f", max_steps above {done}" if 0 < max_steps <= done else ""
+    raise FileExistsError(
+        f"{folder} already holds a run of {done} steps ({LOG_NAME}). To go on with it: resume=True{longer}, and a "
+        "model with its base weights. To start over: start_over=True, which moves it to a subfolder. Or take another "
+        "output_dir."
+    )
+
+
+def set_aside(folder: Path, also: Sequence[str] = ()) -> Path | None:
+    """Move the run in a folder into its subfolder earlier-1 (or the next number that is free): log and checkpoints.
+
+    Args:
+        folder: An output folder.
+        also: Names of other files in it that belong to the run.
+
+    Returns:
+        The subfolder; None where there was no run.
+
+    Raises:
+        InUseError: It is being written.
+        OSError: It cannot be moved.
+    """
+    if not holds_run(folder / LOG_NAME):
+        return None
+    _check_free(folder / LOG_NAME)
+    number = next(i for i in range(1, 10**6) if not (folder / f"{EARLIER}-{i}").exists())
+    place = folder / f"{EARLIER}-{number}"
+    place.mkdir()
+    names = [LOG_NAME, *also, *(p.name for p in _checkpoints(folder))]
+    for name in (n for n in names if (folder / n).exists()):
+        os.replace(folder / name, place / name)
+    return place
+
+
+def _check_free(log: Path) -> None:
+    """InUseError where a run writes the log."""
+    try:
+        Lock(log.with_name(log.name + ".lock"), str(log)).release()
+    except InUseError:
+        raise
+    except OSError:  # a folder that cannot be written: what follows says so
+        return
+
+
+def check_length(log: StepLog, max_steps: int) -> None:
+    """ValueError where a run that is to go on to `max_steps` (where that is above 0) has more steps already."""
+    done = len(log.steps)
+    if 0 < max_steps < done:
+        raise ValueError(
+            f"{log.path} already holds {done} steps, max_steps is {max_steps}: resume with at least as many, or replay "
+            "the log with --step for an earlier model"
+        )
+
+
+def last_whole_checkpoint(output_dir: Path, max_steps: int) -> Path | None:
+    """The latest checkpoint whose writing was not cut short: the Trainer writes its state last.
+
+    A checkpoint of the run's last step does not count, because from there the Trainer would train one step more; the
+    steps up to it come from the log.
+    """
+    for folder in reversed(_checkpoints(output_dir)):
+        try:
+            state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
+            StepLog.read(folder / LOG_NAME)
+        except (OSError, json.JSONDecodeError, TypeError, ValueError):
+            continue
+        if state.global_step < (max_steps if max_steps > 0 else state.max_steps):
+            return folder
+    return None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, by step."""
+    found = (p for p in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if p.name.rpartition("-")[2].isdigit())
+    return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]))

@@ -1,10 +1,13 @@
 """`MeZOConfig`: `transformers.TrainingArguments` and the few settings that forward-only training adds."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any
 
+import torch
 from transformers import TrainingArguments
+from transformers.integrations.integration_utils import get_available_reporting_integrations
+from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
 from zerograd.core.directions import check_directions
 from zerograd.core.perturb import check_probing
@@ -12,16 +15,18 @@ from zerograd.core.scales import SCALINGS
 from zerograd.core.specs import parse
 from zerograd.estimators import ESTIMATORS
 from zerograd.schedules import parse_schedule
+from zerograd.training.fields import FIELDS, check_schedule, idle_settings
+from zerograd.training.fields import check_unused as check_unused
 from zerograd.training.ranges import check_ranges
 from zerograd.training.settings import WEIGHTS, documented
 from zerograd.updates import UPDATES
 
+logger = logging.getLogger(__name__)
+
 OWN = ("distribution", "rank", "blocks", "probing", "extra_byte", "allow_unread")  # called the same in `MeZO`
-NO_AUTO_BATCH = (
-    "auto_find_batch_size=True starts the loop again, with a smaller batch, over weights that logged steps have moved, "
-    "and a resumed run could not know with which batch: leave it out, and take a smaller per_device_train_batch_size "
-    "(gradient_accumulation_steps keeps the batch of a step; `zerograd plan` says what fits)"
-)
+OWN_DEFAULTS = (  # settings of the Trainer's that have other defaults here
+    "learning_rate", "lr_scheduler_type", "max_grad_norm", "gradient_checkpointing", "bf16",
+)  # fmt: skip
 SAVING = ("end", "checkpoints", "never")
 DECIDING = (  # of `TrainingArguments`' own settings: which of them decide how the weights move
     "weight_decay", "per_device_train_batch_size", "gradient_accumulation_steps", "seed", "data_seed",
@@ -31,9 +36,16 @@ DECIDING = (  # of `TrainingArguments`' own settings: which of them decide how t
 @documented
 @dataclass
 class MeZOArguments:
-    """The settings of `zerograd.MeZO` that `TrainingArguments` has no name for; the defaults are MeZO's.
+    """The settings of `zerograd.MeZO`, to be mixed into any `TrainingArguments`; the defaults are MeZO's.
 
-    Tables, definitions and appendices are those of arXiv 2305.17333; a setting without a source is this package's own.
+    Put it in front of the class of a trainer's arguments, and say `@dataclass` again:
+
+        @dataclass
+        class MyConfig(MeZOArguments, SFTConfig):
+            pass
+
+    A setting of the Trainer's that MeZO cannot do is refused (docs/training-arguments.md lists all of them). Tables,
+    definitions and appendices are those of arXiv 2305.17333; a setting without a source is this package's own.
 
     Args:
         eps (float, default 1e-3): Perturbation scale: a probe runs at theta + eps z and theta - eps z, in the units of
@@ -62,6 +74,17 @@ class MeZOArguments:
         save_full_model (str, default "end"): Save the whole model: end (of training), checkpoints (in each, and at the
             end) or never.
         resume (bool, default False): Continue the run in output_dir, or start it where there is none.
+        start_over (bool, default False): Begin anew in an output_dir that holds a run, which is moved to its subfolder
+            earlier-1 (earlier-2, ...).
+        learning_rate (float, default 1e-6): Learning rate; the paper's grid is 1e-7 to 1e-5 (Tables 13 and 14).
+        lr_scheduler_type (str, default "constant"): Any scheduler of transformers; the paper's is constant.
+        max_grad_norm (float, default 0.0): Must stay 0: there is no gradient to clip.
+        gradient_checkpointing (bool, default None): Does nothing: there is no backward pass.
+        bf16 (bool, default False): Run the forwards under autocast in bfloat16. Weights keep the dtype they were loaded
+            in; loaded in bfloat16, they take half the memory.
+
+    Raises:
+        ValueError: A setting that cannot be.
     """
 
     eps: Annotated[float, WEIGHTS] = 1e-3
@@ -79,6 +102,24 @@ class MeZOArguments:
     allow_unread: bool = False
     save_full_model: str = "end"
     resume: bool = False
+    start_over: bool = False
+    learning_rate: Annotated[float, WEIGHTS] = 1e-6
+    lr_scheduler_type: Annotated[str, WEIGHTS] = "constant"
+    max_grad_norm: float = 0.0
+    gradient_checkpointing: bool | None = None
+    bf16: bool = False
+
+    def __post_init__(self) -> None:
+        self.check()
+        if not isinstance(self, TrainingArguments):
+            return  # MeZO's settings alone
+        check_unused(vars(self))
+        check_schedule(vars(self))
+        say_idle(self)
+        check_machine(self)
+        self.metric_given = self.metric_for_best_model is not None  # the Trainer fills in the loss
+        super().__post_init__()  # type: ignore[misc]
+        self.dataloader_pin_memory &= torch.accelerator.is_available()  # else PyTorch warns at every epoch
 
     def check(self) -> None:
         """ValueError for a setting that cannot be, whatever the model."""
@@ -87,6 +128,8 @@ class MeZOArguments:
         check_probing(self.probing)
         if self.save_full_model not in SAVING:
             raise ValueError(f"unknown save_full_model {self.save_full_model!r}; choose one of {', '.join(SAVING)}")
+        if self.resume and self.start_over:
+            raise ValueError("resume goes on with the run in output_dir, start_over begins anew: say one of them")
 
     def optimizer_settings(self, max_steps: int, epoch: int = 1) -> dict[str, Any]:
         """The settings as `MeZO` takes them.
@@ -118,35 +161,46 @@ class MeZOConfig(MeZOArguments, TrainingArguments):
 
     The weights are trained in the dtype they were loaded in.
 
-    Args:
-        learning_rate (float, default 1e-6): Learning rate; the paper's grid is 1e-7 to 1e-5 (Tables 13 and 14).
-        lr_scheduler_type (str, default "constant"): Any scheduler of transformers; the paper's is constant.
-        max_grad_norm (float, default 0.0): Must stay 0: there is no gradient to clip.
-
     Raises:
-        ValueError: A setting out of range, `fp16=True`, which scales the loss for backpropagation, or
-            `auto_find_batch_size=True`, which starts a run again over weights that it has moved.
+        ValueError: A setting out of range, or one that MeZO cannot do: docs/training-arguments.md says which, and why.
     """
 
-    learning_rate: Annotated[float, WEIGHTS] = 1e-6
-    lr_scheduler_type: Annotated[str, WEIGHTS] = "constant"
-    max_grad_norm: float = 0.0
 
-    def __post_init__(self) -> None:
-        self.check()
-        check_unused(vars(self))
-        self.metric_given = self.metric_for_best_model is not None  # the Trainer fills in the loss
-        super().__post_init__()
+def changed(args: TrainingArguments) -> dict[str, Any]:
+    """The settings that differ from the defaults of their class.
+
+    Args:
+        args: Any training arguments.
+    """
+    default = {f.name: f.default if f.default is not MISSING else None for f in fields(args)}
+    return {name: value for name, value in vars(args).items() if name in default and value != default[name]}
 
 
-def check_unused(values: Mapping[str, Any]) -> None:
-    """ValueError for what the Trainer does with backpropagation alone, and would not do here."""
-    if values.get("auto_find_batch_size"):
-        raise ValueError(NO_AUTO_BATCH)
-    if values.get("fp16"):
+def say_idle(args: TrainingArguments) -> None:
+    """Warn of settings that do nothing here, and of those that a newer transformers has and the table has not."""
+    given = changed(args)
+    for setting, why in idle_settings(given).items():
+        logger.warning("%s does nothing here: %s", setting, why)
+    for f in fields(TrainingArguments):
+        if f.name in given and f.name not in FIELDS and given[f.name]:
+            logger.warning(
+                "%s=%r is a setting of this version of transformers that zerograd has not been tried with: it may do "
+                "nothing, or what it does for backpropagation", f.name, given[f.name],
+            )  # fmt: skip
+
+
+def check_machine(args: TrainingArguments) -> None:
+    """ValueError for what this machine lacks: a GPU for bfloat16, a library that is to be reported to."""
+    if args.bf16 and not args.use_cpu and not is_torch_bf16_gpu_available():
         raise ValueError(
-            "fp16=True scales the loss for backpropagation, which MeZO does not do; load the model in float16 "
-            "instead (dtype=torch.float16, --dtype float16)"
+            "bf16=True needs a GPU that has bfloat16, and there is none: leave it out (use_cpu=True runs it on the "
+            "CPU, slowly)"
         )
-    if values.get("max_grad_norm"):
-        raise ValueError(f"max_grad_norm={values['max_grad_norm']} cannot be applied: MeZO has no gradient to clip")
+    wanted = [args.report_to] if isinstance(args.report_to, str) else args.report_to or []
+    there = get_available_reporting_integrations()
+    for name in wanted:
+        if name not in ("all", "none", *there):
+            raise ValueError(
+                f"report_to={name!r} is not installed, or transformers does not know it: install it, or choose one of "
+                f"{', '.join(('none', *there))}"
+            )

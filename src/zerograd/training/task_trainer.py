@@ -5,10 +5,13 @@ from typing import Any
 
 import numpy as np
 from transformers import Trainer
-from transformers.trainer_utils import PredictionOutput
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import EvalPrediction, PredictionOutput
 
 from zerograd.evaluation.bound_task import BoundTask
+from zerograd.evaluation.evaluate import Prediction
 from zerograd.evaluation.packing import Batch
+from zerograd.training.progress import shows_bars
 
 
 class TaskTrainer(Trainer):
@@ -63,8 +66,9 @@ class TaskTrainer(Trainer):
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if isinstance(examples, str):
             examples = self.eval_dataset[examples]  # type: ignore[index]
-        measured = self.bound_task.evaluate(self.model, self.bound_task.encode(examples), not self.args.disable_tqdm)
-        metrics = {f"{metric_key_prefix}_{key}": value for key, value in measured.items()}
+        bars = shows_bars(self.args.disable_tqdm)
+        predictions = self.bound_task.predict(self.model, self.bound_task.encode(examples), bars)
+        metrics = self._measured(predictions, metric_key_prefix)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -75,11 +79,32 @@ class TaskTrainer(Trainer):
         """Scores (rows, candidates) or answers, right ones and metrics, or the Trainer's own predictions."""
         if self.bound_task is None:
             return super().predict(test_dataset, ignore_keys, metric_key_prefix)
-        predictions = self.bound_task.predict(self.model, self.bound_task.encode(test_dataset))
-        measured = {f"{metric_key_prefix}_{k}": v for k, v in self.bound_task.metrics(predictions).items()}
-        answers = [(p.predicted, p.answers) if p.scores is None else (p.scores, p.correct) for p in predictions]
-        made, right = zip(*answers, strict=True)
-        return PredictionOutput(_array(made), _array(right), measured)
+        bars = shows_bars(self.args.disable_tqdm)
+        predictions = self.bound_task.predict(self.model, self.bound_task.encode(test_dataset), bars)
+        return PredictionOutput(*_arrays(predictions), self._measured(predictions, metric_key_prefix))
+
+    def _measured(self, predictions: list[Prediction], prefix: str) -> dict[str, float]:
+        """The task's metrics of predictions, and those of `compute_metrics`."""
+        assert self.bound_task is not None
+        found = self.bound_task.metrics(predictions)
+        if self.compute_metrics is not None:
+            found |= self.compute_metrics(EvalPrediction(*_arrays(predictions)))
+        return {f"{prefix}_{key}": value for key, value in found.items()}
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """As the Trainer's; where it goes by length, by that of a task's examples."""
+        rows: Any = self.train_dataset if train_dataset is None else train_dataset
+        if self.bound_task is None or self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return LengthGroupedSampler(batch, lengths=[example.length for example in rows])
+
+
+def _arrays(predictions: Sequence[Prediction]) -> tuple[Any, Any]:
+    """Scores (rows, candidates) or answers; and the right ones."""
+    made = [p.predicted if p.scores is None else p.scores for p in predictions]
+    right = [p.answers if p.scores is None else p.correct for p in predictions]
+    return _array(made), _array(right)
 
 
 def _array(values: Sequence[Any]) -> Any:

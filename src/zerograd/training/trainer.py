@@ -4,35 +4,32 @@ The loop is not copied. Where the Trainer would run backward, `training_step` pr
 what was probed and logs it; a checkpoint is the step log beside the Trainer's own state. The model is saved at the end.
 """
 
-import json
 import logging
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
-from safetensors import SafetensorError
-from transformers import PreTrainedModel
-from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from accelerate.utils.memory import clear_device_cache
+from transformers import TrainingArguments
 
 from zerograd.core.device import offloaded_to
-from zerograd.core.header import LogError
 from zerograd.core.optimizer import MeZO
 from zerograd.core.probe import Parts
-from zerograd.core.steplog import StepLog
-from zerograd.training.checkpoints import load_base, save_base
-from zerograd.training.config import NO_AUTO_BATCH, MeZOArguments, MeZOConfig
-from zerograd.training.models import save_model
+from zerograd.training.checkpoints import LOG_NAME as LOG_NAME
+from zerograd.training.checkpoints import SavedWeights
+from zerograd.training.checkpoints import check_length as check_length
+from zerograd.training.config import MeZOConfig
+from zerograd.training.given import check_given, explained, follow
+from zerograd.training.progress import StepClock, install
+from zerograd.training.run_folder import BASE_NAME, RunFolder
 from zerograd.training.task_trainer import TaskTrainer
+from zerograd.training.watch import EpsWatch
 
 logger = logging.getLogger(__name__)
 
-LOG_NAME = "steps.zlog"
-BASE_NAME = "base.weights"
 SLOW_GENERATION = (
     "this objective generates text, a forward for every token, and probing='streamed' perturbs the weights anew in "
     "each: exact, without extra memory, slow. probing='snapshot' perturbs once a side and keeps a copy of the "
@@ -41,63 +38,30 @@ SLOW_GENERATION = (
 )
 
 
-class MeZOMixin:
+class MeZOMixin(RunFolder):
     """Put in front of any `Trainer` subclass: `class MeZOSFTTrainer(MeZOMixin, SFTTrainer): pass`.
 
     MeZO's settings come from the training arguments where they are a `MeZOArguments`, else they are its defaults.
     """
 
     args: Any  # the Trainer's own
-    mezo: MeZO | None = None
-    _resume_step = 0
-    _resuming = False
-    _at_best = False
+    _watch: EpsWatch | None = None
+    _counted, _skipped = 0, 0  # steps of the log that were looked at, and how many of them were skipped
 
-    @property
-    def mezo_args(self) -> MeZOArguments:
-        """MeZO's part of the training arguments."""
-        return self.args if isinstance(self.args, MeZOArguments) else MeZOArguments()
-
-    @property
-    def log_path(self) -> Path:
-        """The run's step log."""
-        return Path(self.args.output_dir) / LOG_NAME
-
-    def train(self: Any, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """As `Trainer.train`. With `resume`, steps in the log are applied again without a forward pass."""
-        if self._at_best:
-            raise RuntimeError(
-                "this trainer has put its best checkpoint into the model; to train on, make a new one (with another "
-                "output_dir to start from these weights, or from the base weights with resume=True to go on)"
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        arguments = next((a for a in (*args, *kwargs.values()) if isinstance(a, TrainingArguments)), None)
+        if arguments is not None:
+            check_given(arguments, task=kwargs.get("task") is not None)
+        with explained(type(self), arguments):
+            super().__init__(*args, **kwargs)
+        if self.optimizer is not None or self.optimizer_cls_and_kwargs is not None:
+            raise ValueError(
+                f"{type(self).__name__} makes its own optimiser, MeZO, of the settings in its arguments: leave out the "
+                "optimiser (a scheduler of your own works: optimizers=(None, scheduler))"
             )
-        if self.args.auto_find_batch_size:
-            raise ValueError(NO_AUTO_BATCH)
-        asked = resume_from_checkpoint is True or (self.mezo_args.resume and resume_from_checkpoint is None)
-        if asked and self.log_path.exists():
-            self._resuming = True
-            check_length(StepLog.read(self.log_path), self.args.max_steps)
-            last = last_whole_checkpoint(Path(self.args.output_dir), self.args.max_steps)
-            resume_from_checkpoint = None if last is None else str(last)
-        if offloaded_to(self.model) is not None:
-            self.accelerator.device_placement = False  # the weights stay where they are
-        try:
-            output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)  # type: ignore[misc]
-            if self.mezo_args.save_full_model != "never":
-                self._save_whole()
-            return output
-        finally:
-            if self.mezo is not None:  # else the folder may be another run's
-                (Path(self.args.output_dir) / BASE_NAME).unlink(missing_ok=True)  # a resumed run writes it again
-                if self.mezo.log is not None:
-                    self.mezo.log.unlock()
-
-    def _save_whole(self: Any) -> None:
-        """The trained model and its tokenizer in `output_dir`, whole or not at all where the model can."""
-        model = self.accelerator.unwrap_model(self.model)
-        if isinstance(model, (PreTrainedModel, PeftModel)):
-            save_model(model, self.processing_class, Path(self.args.output_dir))
-        else:
-            self.save_model()
+        install(self.callback_handler, self.args.disable_tqdm)
+        self._clock = StepClock()
+        self.add_callback(self._clock)
 
     def create_optimizer(self: Any, model: Any = None) -> torch.optim.Optimizer:
         """MeZO over the model's trainable parameters, with its log in `output_dir`."""
@@ -124,11 +88,18 @@ class MeZOMixin:
             offload=offloaded_to(self.model),
             **settings.optimizer_settings(self.state.max_steps, self._epoch_steps()),
         )
+        self._watch = EpsWatch(self.mezo.estimator.eps)
         if self.args.load_best_model_at_end and settings.save_full_model != "checkpoints":
-            save_base(Path(self.args.output_dir) / BASE_NAME, self.mezo.parameters)
+            self._base = SavedWeights(Path(self.args.output_dir) / BASE_NAME, self.mezo)
         self.mezo.fast_forward(self._resume_step)
         self.optimizer = self.mezo
         return self.mezo
+
+    def create_scheduler(self: Any, num_training_steps: int, optimizer: Any = None) -> Any:
+        """As the Trainer's; one of the user's own is made to move MeZO's learning rate."""
+        if self.lr_scheduler is not None:
+            follow(self.lr_scheduler, self.mezo)
+        return super().create_scheduler(num_training_steps, optimizer)  # type: ignore[misc]
 
     def _move_model_to_device(self: Any, model: Any, device: torch.device) -> None:
         if offloaded_to(model) is None:
@@ -161,7 +132,42 @@ class MeZOMixin:
 
         waves, divisor = self._pieces(inputs)
         parts = Parts([[partial(loss, piece) for piece in wave] for wave in waves], divisor)
-        return torch.tensor(self.mezo.probe(parts), device=self.args.device)
+        computed = self.mezo.steps_done >= (0 if self.mezo.log is None else len(self.mezo.log.steps))
+        with self._said_to_train():
+            found = self.mezo.probe(parts)
+            if computed:
+                self._look(parts, found)
+        every = self.args.torch_empty_cache_steps
+        if every is not None and self.state.global_step % every == 0:
+            clear_device_cache()
+        return torch.tensor(found, device=self.args.device)
+
+    def _look(self: Any, parts: Parts, found: float) -> None:
+        """Let `EpsWatch` see the losses."""
+        if self._watch.due and self._judges_eps():
+            with torch.no_grad():
+                at_theta = parts.total(parts.evaluate())
+            self._watch.look(at_theta, found)
+        self._watch.took(self.mezo.last_step)
+
+    def _judges_eps(self) -> bool:
+        """Whether a loss says how far a probe went."""
+        return True
+
+    @contextmanager
+    def _said_to_train(self: Any) -> Iterator[None]:
+        """TRL's trainers sort what they measure by the mode of the model, and MeZO trains in eval mode.
+
+        The flag of the outermost module alone is changed: those that drop out have their own.
+        """
+        sorts = "train" in getattr(self, "_metrics", ())
+        before = self.model.training
+        if sorts:
+            self.model.training = True
+        try:
+            yield
+        finally:
+            self.model.training = before
 
     def _pieces(self: Any, inputs: dict[str, Any]) -> tuple[list[list[dict[str, Any]]], int]:
         """Inputs whose losses may be computed side by side, and what the sum of these is divided by."""
@@ -176,66 +182,26 @@ class MeZOMixin:
         return not scaled
 
     def log(self: Any, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Adds the projected gradient of the last step to the Trainer's training logs."""
+        """Adds to the Trainer's training logs what a step of MeZO is: its projected gradient, its cost."""
         step = self.mezo.last_step if self.mezo is not None else None
-        if "loss" in logs and step is not None:
-            logs.pop("grad_norm", None)
-            logs["projected_grad"] = sum(step.g) / len(step.g)
-            if step.skipped:
-                logs["loss"] = float("nan")  # the Trainer's filter would show 0
-        super().log(logs, *args, **kwargs)  # type: ignore[misc]
-
-    def save_model(self: Any, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """A checkpoint (internal call) is a copy of the log; a call of yours saves the whole model."""
-        folder = Path(output_dir or self.args.output_dir)
-        # a push to the hub is an internal call for the output folder itself
-        checkpoint = _internal_call and folder.resolve() != Path(self.args.output_dir).resolve()
-        if not checkpoint or self.mezo is None or self.mezo_args.save_full_model == "checkpoints":
-            super().save_model(output_dir, _internal_call=_internal_call)  # type: ignore[misc]
-        if checkpoint and self.mezo is not None and self.mezo.log is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.mezo.log.copy_to(folder / LOG_NAME, self.mezo.steps_done)
-
-    def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
-        """As the Trainer's; one that cannot be written whole is removed."""
-        try:
-            super()._save_checkpoint(model, trial)  # type: ignore[misc]
-        except (OSError, RuntimeError, SafetensorError) as error:  # PyTorch's writer raises the second
-            folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
-                raise
-            shutil.rmtree(folder, ignore_errors=True)
-            raise OSError(
-                f"cannot write the checkpoint {folder}: {(str(error).splitlines() or [type(error).__name__])[0]}. The "
-                f"run is in its log up to step {self.state.global_step}: free some space and resume."
-            ) from error
-
-    def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
-        """A checkpoint of ours holds no weights: note its step, to which `create_optimizer` replays."""
-        log = Path(resume_from_checkpoint) / LOG_NAME
-        if not log.exists():
-            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+        if "loss" not in logs or step is None:
+            super().log(logs, *args, **kwargs)  # type: ignore[misc]
             return
-        self._resume_step = len(StepLog.read(log).steps)
-        self._resuming = True
-        if not self.log_path.exists():
-            self.log_path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(log, self.log_path)
-        elif not self.log_path.read_bytes().startswith(log.read_bytes()):
-            raise LogError(
-                f"{resume_from_checkpoint} is not a checkpoint of the run in {self.log_path}; resume it in another "
-                "output_dir"
-            )
+        logs.pop("grad_norm", None)
+        logs["projected_grad"] = sum(step.g) / len(step.g)
+        logs["seconds_per_step"] = self._clock.mean()
+        logs["forward_passes"] = self.mezo.prober.forwards
+        logs["skipped"] = self._count_skipped()
+        if step.skipped:
+            logs["loss"] = float("nan")  # the Trainer's filter would show 0
+        with self._said_to_train():
+            super().log(logs, *args, **kwargs)  # type: ignore[misc]
 
-    def _load_best_model(self: Any) -> None:
-        log = Path(self.state.best_model_checkpoint) / LOG_NAME
-        if self.mezo is None or self.mezo_args.save_full_model == "checkpoints" or not log.exists():
-            super()._load_best_model()  # type: ignore[misc]
-            return
-        load_base(Path(self.args.output_dir) / BASE_NAME, self.mezo.parameters)
-        self.mezo.rewind()
-        self.mezo.fast_forward(len(StepLog.read(log).steps))
-        self._at_best = True
+    def _count_skipped(self: Any) -> int:
+        """Steps of the run whose loss was not finite."""
+        self._skipped += sum(step.skipped for step in self.mezo.log.steps[self._counted : self.mezo.steps_done])
+        self._counted = self.mezo.steps_done
+        return int(self._skipped)
 
 
 class MeZOTrainer(MeZOMixin, TaskTrainer):  # type: ignore[misc]
@@ -259,6 +225,9 @@ class MeZOTrainer(MeZOMixin, TaskTrainer):  # type: ignore[misc]
         waves = [[{"batch": piece} for piece in wave] for wave in batch.waves()]
         return waves, self.bound_task.divisor(batch)
 
+    def _judges_eps(self) -> bool:
+        return self.bound_task is None or not self.bound_task.generates
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """As the mixin's; says which way of probing is fast where a probe generates text."""
         optimizer = super().create_optimizer(model)
@@ -266,34 +235,3 @@ class MeZOTrainer(MeZOMixin, TaskTrainer):  # type: ignore[misc]
             if self.mezo.perturber.name == "streamed":
                 logger.warning(SLOW_GENERATION)
         return optimizer
-
-
-def check_length(log: StepLog, max_steps: int) -> None:
-    """ValueError where a run that is to go on to `max_steps` (where that is above 0) has more steps already."""
-    done = len(log.steps)
-    if 0 < max_steps < done:
-        raise ValueError(
-            f"{log.path} already holds {done} steps, max_steps is {max_steps}: resume with at least as many, or replay "
-            "the log with --step for an earlier model"
-        )
-
-
-def last_whole_checkpoint(output_dir: Path, max_steps: int) -> Path | None:
-    """The latest checkpoint whose writing was not cut short: the Trainer writes its state last.
-
-    A checkpoint of the run's last step does not count, because from there the Trainer would train one step more; the
-    steps up to it come from the log.
-    """
-    found: Sequence[Path] = sorted(
-        (p for p in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if p.name.rpartition("-")[2].isdigit()),
-        key=lambda p: int(p.name.rpartition("-")[2]),
-    )
-    for folder in reversed(found):
-        try:
-            state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
-            StepLog.read(folder / LOG_NAME)
-        except (OSError, json.JSONDecodeError, TypeError, ValueError):
-            continue
-        if state.global_step < (max_steps if max_steps > 0 else state.max_steps):
-            return folder
-    return None

@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 from zerograd.cli.compare.methods import METHODS, OPTIMIZERS, Method
 from zerograd.tasks import Task
 from zerograd.training.adapters import Tuning
-from zerograd.training.config import MeZOArguments
+from zerograd.training.config import OWN_DEFAULTS, MeZOArguments
 from zerograd.training.presets import Preset
 from zerograd.training.ranges import check_ranges
 from zerograd.training.settings import WEIGHTS, deciding, pick
@@ -16,7 +16,7 @@ from zerograd.training.settings import WEIGHTS, deciding, pick
 PAPER_SEEDS = (13, 21, 42, 87, 100)  # of the splits of 16 examples a class
 NAMES = {"learning_rate": "lr", "per_device_train_batch_size": "bs"}
 MEZO: dict[str, Any] = {  # settings of MeZO alone, and their types
-    name: get_type_hints(MeZOArguments)[name] for name in deciding(MeZOArguments, WEIGHTS)
+    name: get_type_hints(MeZOArguments)[name] for name in deciding(MeZOArguments, WEIGHTS) if name not in OWN_DEFAULTS
 }
 SETTINGS: dict[str, Any] = {
     "learning_rate": float, "weight_decay": float, "eval_steps": float, "per_device_train_batch_size": int,

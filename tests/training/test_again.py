@@ -1,0 +1,144 @@
+"""A Trainer run again, as in a notebook: the same object goes on, a new one on the same folder is told what to do."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from demo_trainer import STEPS, make, rows
+from transformers import TrainerCallback
+
+from architectures import same, state
+from zerograd import LogError, StepLog, load_model, replay
+
+BEST = {
+    "learning_rate": 3e-3, "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2,
+    "load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": False,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def splits() -> Any:
+    return rows()
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory, splits: Any) -> Any:
+    """A run of twice as many steps in one go."""
+    trainer = make(tmp_path_factory.mktemp("long") / "run", splits, max_steps=2 * STEPS)
+    trainer.train()
+    return trainer
+
+
+class Interrupt(TrainerCallback):
+    """Ctrl-C at the end of a step, once."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            self.step = 0
+            raise KeyboardInterrupt
+
+
+def test_train_again_goes_on_in_the_same_run(
+    tmp_path: Path, splits: Any, long: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make(tmp_path, splits)
+    trainer.train()
+    output = trainer.train()
+    assert "the model is at step 6 of its run: going on to step 12" in caplog.text
+    assert output.global_step == 2 * STEPS
+    assert trainer.args.max_steps == STEPS
+    assert same(trainer.model, state(long.model))
+    assert (tmp_path / "steps.zlog").read_bytes() == long.log_path.read_bytes()
+    assert not list(tmp_path.glob("checkpoint-*"))
+    trainer.args.max_steps = 2 * STEPS + 1  # to a number of steps that is above those that are done
+    assert trainer.train().global_step == 2 * STEPS + 1
+
+
+def test_epochs_are_added(tmp_path: Path, splits: Any) -> None:
+    trainer = make(tmp_path, splits, max_steps=-1, num_train_epochs=1, per_device_train_batch_size=16)
+    assert trainer.train().global_step == 2
+    assert trainer.train().global_step == 4
+
+
+@pytest.mark.parametrize("argument", [None, True])
+def test_train_after_an_interrupt_goes_on_to_the_end(
+    tmp_path: Path, splits: Any, long: Any, argument: bool | None
+) -> None:
+    given = {"callbacks": [Interrupt(5)]}
+    trainer = make(tmp_path, splits, given=given, max_steps=2 * STEPS, save_strategy="steps", save_steps=4)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert len(StepLog.read(tmp_path / "steps.zlog").steps) == 5
+    assert trainer.train(resume_from_checkpoint=argument).global_step == 2 * STEPS
+    assert same(trainer.model, state(long.model))
+    assert (tmp_path / "steps.zlog").read_bytes() == long.log_path.read_bytes()
+
+
+def test_after_the_best_model_it_goes_on_from_the_last_step(tmp_path: Path, splits: Any) -> None:
+    whole = make(tmp_path / "whole", splits, **{**BEST, "max_steps": 2 * STEPS})
+    whole.train()
+    trainer = make(tmp_path / "run", splits, **BEST)
+    trainer.train()
+    first = trainer.state.best_global_step
+    trainer.train()
+    assert (tmp_path / "run" / "steps.zlog").read_bytes() == whole.log_path.read_bytes()
+    assert trainer.state.best_global_step == whole.state.best_global_step
+    assert same(trainer.model, state(whole.model))
+    assert 0 < first < STEPS
+    rebuilt = load_model(None, "auto")[0]
+    replay(tmp_path / "run" / "steps.zlog", rebuilt, step=trainer.state.best_global_step)
+    assert same(rebuilt, state(trainer.model))
+    assert not (tmp_path / "run" / "base.weights").exists()
+
+
+@pytest.mark.slow
+def test_a_best_step_that_is_out_of_reach_is_said(
+    tmp_path: Path, splits: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make(tmp_path, splits, **{**BEST, "update": "momentum"})  # which reads the steps before
+    trainer.train()
+    best = trainer.state.best_global_step
+    trainer.train()
+    if trainer.state.best_global_step == best:
+        assert f"the best step, {best}, lies before" in caplog.text
+        assert len(trainer.mezo.log.steps) == trainer.mezo.steps_done == 2 * STEPS
+
+
+def test_another_trainer_on_the_same_folder_says_what_to_do(tmp_path: Path, splits: Any) -> None:
+    first = make(tmp_path, splits)
+    first.train()
+    with pytest.raises(FileExistsError) as error:
+        make(tmp_path, splits).train()
+    assert str(error.value) == (
+        f"{tmp_path} already holds a run of 6 steps (steps.zlog). To go on with it: resume=True, max_steps above 6, "
+        "and a model with its base weights. To start over: start_over=True, which moves it to a subfolder. Or take "
+        "another output_dir."
+    )
+    with pytest.raises(LogError, match="other base weights.*Load the weights that the run started from"):
+        make(tmp_path, splits, model=first.model, resume=True).train()
+
+
+def test_starting_over_moves_the_run_aside(tmp_path: Path, splits: Any, caplog: pytest.LogCaptureFixture) -> None:
+    first = make(tmp_path, splits, save_strategy="steps", save_steps=3)
+    first.train()
+    log = (tmp_path / "steps.zlog").read_bytes()
+    for number, seed in ((1, 7), (2, 8)):
+        again = make(tmp_path, splits, start_over=True, seed=seed)  # any model: nothing is deleted
+        again.train()
+        assert f"was moved to {tmp_path}/earlier-{number}" in caplog.text
+        assert StepLog.read(tmp_path / "steps.zlog").header.seed == seed
+        assert not list(tmp_path.glob("checkpoint-*"))
+    assert (tmp_path / "earlier-1" / "steps.zlog").read_bytes() == log
+    assert {p.name for p in (tmp_path / "earlier-1").iterdir()} == {"steps.zlog", "checkpoint-3", "checkpoint-6"}
+    resumed = make(tmp_path / "earlier-1", splits, max_steps=STEPS + 1, resume=True)
+    assert resumed.train().global_step == STEPS + 1
+
+
+def test_starting_over_in_an_empty_folder_is_starting(tmp_path: Path, splits: Any) -> None:
+    assert make(tmp_path, splits, start_over=True, max_steps=1).train().global_step == 1
+    assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == []
+    with pytest.raises(ValueError, match="resume goes on .* start_over begins anew: say one"):
+        make(tmp_path, splits, start_over=True, resume=True)
