@@ -6,7 +6,7 @@ from huggingface_hub import HfApi
 from transformers import TrainingArguments
 
 from zerograd.cli.report import command_line
-from zerograd.training.checkpoints import BASE_NAME
+from zerograd.training.run_folder import BASE_NAME
 
 LEFT_OUT = ["_*", ".*", "checkpoint-*", "earlier-*", BASE_NAME, "training_args.bin"]
 
