@@ -77,6 +77,8 @@ WRONG = [  # flags of `train`, and what is said of them
     ("--preset op", "unknown preset 'op'"),
 ]
 OTHERS = [  # whole commands
+    ("train --tune_layers 0-3 --output_dir {new}", "the model has layers 0 to 2, not 3"),
+    ("train --tune prefix --num_virtual_tokens 600 --output_dir {new}", "no room for text in a context of 128 tokens"),
     ("eval --demos -1", "demos must be 0 or more"),
     ("eval --demo_sets some", "unknown demo_sets 'some'"),
     ("eval --seed -1", "seed must be 0 to 2"),
@@ -129,7 +131,7 @@ def test_a_wrong_setting_of_another_command(
     (tmp_path / "full" / "something").touch()
     before = sorted(tmp_path.rglob("*"))
     places = {name: str(tmp_path / name) for name in ("file", "folder", "full", "new")}
-    model = [] if line.startswith(("replay", "plan", "compare")) else ["--model", "no-such-model"]
+    model = [] if line.startswith(("replay", "plan", "compare", "train")) else ["--model", "no-such-model"]
     model = ["--model", "opt-125m"] if line.startswith("plan") else model
     assert main([*line.format(**places).split(), *model]) in (1, 2)
     said = capsys.readouterr().err

@@ -48,7 +48,7 @@ def flags_of(command: str) -> frozenset[str]:
     from zerograd.cli import flags
     from zerograd.cli.table import COMMANDS, EVERYWHERE
 
-    if command == "completion":
+    if command not in COMMANDS:  # one without flags: completion
         return frozenset()
     return frozenset(f"--{name}" for name in (*flags.flags_of(COMMANDS[command]), *EVERYWHERE))
 

@@ -225,6 +225,8 @@ def test_some_layers_and_some_names() -> None:
         ({"tune": "lora", "lora_r": 0}, "lora_r must be at least 1"),
         ({"tune": "prefix", "prefix_init": "zeros"}, "activations, random"),
         ({"tune": "prefix", "num_virtual_tokens": 0}, "num_virtual_tokens must be at least 1"),
+        ({"tune": "prefix", "num_virtual_tokens": 600}, "600 leaves no room for text in a context of 70 tokens"),
+        ({"tune": "prompt", "num_virtual_tokens": 70}, "70 leaves no room for text"),
         ({"tune": "full", "tune_layers": "0-7"}, "layers 0 to 1, not 2"),
         ({"tune": "full", "tune_layers": "first"}, "neither a layer's number"),
         ({"tune": "full", "tune_pattern": "self_atn"}, "no tunable tensor matches 'self_atn'.*self_attn"),

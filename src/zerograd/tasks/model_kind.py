@@ -107,11 +107,16 @@ def decoder_start(config: Any, generation: Any = None) -> tuple[int, ...]:
 
 def context_length(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens that a model of this configuration can read; `NO_LIMIT` where neither it nor the tokenizer says."""
+    limits = (positions(config), tokenizer.model_max_length)
+    return min([n for n in limits if n is not None and n < NO_LIMIT], default=NO_LIMIT)
+
+
+def positions(config: Any) -> int | None:
+    """Positions that a model of this configuration has; None where it does not say."""
     reader = config.get_text_config()
     if config.is_encoder_decoder:
         encoder = getattr(config, "encoder", None)
         reader = encoder.get_text_config() if isinstance(encoder, PretrainedConfig) else config
-    positions = next((n for n in (getattr(reader, name, None) for name in POSITIONS) if n is not None), None)
-    if positions is not None and "roberta" in config.model_type:
-        positions -= 2  # its positions start behind its padding index
-    return min([n for n in (positions, tokenizer.model_max_length) if n is not None and n < NO_LIMIT], default=NO_LIMIT)
+    found = next((n for n in (getattr(reader, name, None) for name in POSITIONS) if n is not None), None)
+    behind_padding = 2 if "roberta" in config.model_type else 0  # where its positions start
+    return None if found is None else int(found) - behind_padding

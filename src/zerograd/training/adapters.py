@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from peft.utils.constants import DUMMY_TARGET_MODULES, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
-from zerograd.tasks.model_kind import NO_VIRTUAL
+from zerograd.tasks.model_kind import NO_VIRTUAL, positions
 from zerograd.training.prefix import add_prefix
 from zerograd.training.tuning import TUNE as TUNE
 from zerograd.training.tuning import AdapterError, layer_numbers
@@ -59,7 +59,20 @@ def apply_tuning(model: Any, tuning: Tuning, *, masked: bool, seed: int, resumed
 
 
 def check_tuning(config: Any, tuning: Tuning) -> None:
-    """AdapterError where an encoder-decoder model cannot be tuned so, by its configuration alone."""
+    """AdapterError where a model cannot be tuned so, by its configuration alone."""
+    if tuning.tune_layers is not None:
+        layers = int(config.get_text_config().num_hidden_layers)
+        beyond = min((n for n in layer_numbers(tuning.tune_layers) if n >= layers), default=None)
+        if beyond is not None:
+            raise AdapterError(
+                f"tune_layers {tuning.tune_layers!r}: the model has layers 0 to {layers - 1}, not {beyond}"
+            )
+    context = positions(config)
+    if tuning.tune in ("prefix", "prompt") and context is not None and tuning.num_virtual_tokens >= context:
+        raise AdapterError(
+            f"num_virtual_tokens {tuning.num_virtual_tokens} leaves no room for text in a context of {context} tokens; "
+            "the paper's prefix has 5"
+        )
     if not config.is_encoder_decoder:
         return
     if tuning.tune in ("prefix", "prompt"):
@@ -170,12 +183,6 @@ def _restrict(model: Any, tuning: Tuning) -> None:
     """Freeze what lies outside the layers and names that were asked for."""
     if tuning.tune_layers is None and tuning.tune_pattern is None:
         return
-    layers = int(model.config.get_text_config().num_hidden_layers)
-    beyond = [n for n in layer_numbers(tuning.tune_layers or "") if n >= layers]
-    if beyond:
-        raise AdapterError(
-            f"tune_layers {tuning.tune_layers!r}: the model has layers 0 to {layers - 1}, not {beyond[0]}"
-        )
     tunable = [name for name, p in model.named_parameters() if p.requires_grad]
     kept = {name for name in tunable if _is_chosen(name, tuning)}
     if not kept:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,6 +21,7 @@ from transformers import (
 from zerograd.tasks.model_kind import is_masked_lm, model_kind
 
 ADAPTER_CONFIG = "adapter_config.json"
+TOKENIZERS = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "sentencepiece*", "tekken.json")
 QUANTIZE = ("8bit", "4bit")
 AUTO: dict[str, Any] = {
     "causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM, "encoder-decoder": AutoModelForSeq2SeqLM,
@@ -87,7 +89,18 @@ def check_model(name: str | None, dtype: str, quantize: str | None = None) -> bo
         raise ModelError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
     if quantize is not None and quantize not in QUANTIZE:
         raise ModelError(f"unknown quantize {quantize!r}; choose one of {', '.join(QUANTIZE)}")
-    return is_masked_lm(load_config(name))
+    masked = is_masked_lm(load_config(name))
+    _check_tokenizer(Path(base_and_adapter(name, None)[0]))
+    return masked
+
+
+def _check_tokenizer(folder: Path) -> None:
+    """ModelError where a model's folder has no tokenizer: transformers would make an empty one without a word."""
+    if folder.is_dir() and not any(path for name in TOKENIZERS for path in folder.glob(name)):
+        raise ModelError(
+            f"the folder {folder} holds a model without its tokenizer (no tokenizer.json, vocab.* or *.model): write "
+            f"it there with AutoTokenizer.from_pretrained(...).save_pretrained({str(folder)!r})"
+        )
 
 
 def load_model(
@@ -173,6 +186,8 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
 
 def _model_error(name: str, error: Exception) -> ModelError:
     first = _first_line(error)
+    if isinstance(error, SafetensorError):
+        return ModelError(f"the weights in {name} are damaged or cut off ({first}): save or download the model again")
     if Path(name).is_dir():
         return ModelError(f"the folder {name} does not hold a usable model and tokenizer: {first}")
     if name.startswith(("/", ".", "~")):
