@@ -6,7 +6,7 @@ typing mistake, must not wait for that. A test holds what is read here against t
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -123,17 +123,23 @@ def fields_of(module: Module, name: str) -> dict[str, Setting]:
         return {}
     settings: dict[str, Setting] = {}
     for base in reversed(declared.bases):
-        settings |= fields_of(home, _last(base))
+        for setting in fields_of(home, _last(base)).values():
+            _add(settings, setting)
     entries = entries_of(ast.get_docstring(declared, clean=False))
     for node in declared.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            setting = _setting(home, declared.name, node, entries)
-            if setting is not None:
-                before = settings.get(setting.name)
-                if before is not None and not setting.choices:
-                    setting = Setting(**{**vars(setting), "choices": before.choices})
-                settings[setting.name] = setting
+            own = _setting(home, declared.name, node, entries)
+            if own is not None:
+                _add(settings, own)
     return settings
+
+
+def _add(settings: dict[str, Setting], setting: Setting) -> None:
+    """Put a field in the place of an inherited one, whose choices it has where it names none."""
+    before = settings.get(setting.name)
+    if before is not None and not setting.choices:
+        setting = replace(setting, choices=before.choices)
+    settings[setting.name] = setting
 
 
 def _setting(module: Module, home: str, node: ast.AnnAssign, entries: dict[str, tuple[str, str]]) -> Setting | None:
