@@ -110,6 +110,7 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     if "from trl" in text:
         pytest.importorskip("trl")
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")  # pages name its files as from the root
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     names: dict[str, Any] = {"__name__": f"page_{page.stem}"}
     monkeypatch.setitem(sys.modules, names["__name__"], type(sys)(names["__name__"]))  # dataclasses look there
