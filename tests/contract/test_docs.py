@@ -93,7 +93,7 @@ def test_flags_and_files_exist(page: Path) -> None:
         if command != "COMMAND":
             assert set(FLAG.findall(rest)) <= flags_of(command), f"zerograd {command}{rest}"
     if page.stem != "results":  # which names flags of the benchmarks, too
-        every = frozenset().union(*map(flags_of, ("train", "eval", "compare", "replay", "plan", "prompts")))
+        every = frozenset().union(*map(flags_of, ("train", "eval", "predict", "compare", "replay", "plan", "prompts")))
         for code in re.findall(r"`(-[^`]+)`", text):
             assert set(FLAG.findall(code)) <= every, code
     for name in SCRIPTS.findall(text):
@@ -110,6 +110,7 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     if "from trl" in text:
         pytest.importorskip("trl")
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")  # pages name its files as from the root
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     names: dict[str, Any] = {"__name__": f"page_{page.stem}"}
     monkeypatch.setitem(sys.modules, names["__name__"], type(sys)(names["__name__"]))  # dataclasses look there

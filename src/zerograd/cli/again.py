@@ -117,7 +117,7 @@ def _dumped(values: Mapping[str, Any]) -> str:
 
 def _secret(name: str) -> bool:
     """What is not written down: tokens, and what says to go on."""
-    return name in ("resume", "config") or name.endswith("_token")
+    return name in ("resume", "start_over", "config") or name.endswith("_token")
 
 
 def _shown(path: Path) -> str:

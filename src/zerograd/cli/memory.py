@@ -18,11 +18,7 @@ PARTS = ("train", "validation", "test")
 
 def free_folder(name: str) -> Path:
     """A folder in `runs` that is not there yet."""
-    number, folder = 1, Path("runs") / name
-    while folder.exists():
-        number += 1
-        folder = Path("runs") / f"{name}-{number}"
-    return folder
+    return _numbered(Path("runs") / name)
 
 
 @contextmanager
@@ -45,7 +41,8 @@ def with_rows_in_files(given: dict[str, Any], folder: Path) -> dict[str, Any]:
     data = given.get("data")
     if data is None or isinstance(data, (str, Path)):
         return given
-    begun, folder = (folder / RUN).exists(), folder / ROWS
+    goes_on = bool(given.get("resume")) and (folder / RUN).exists()
+    folder = folder / ROWS if goes_on else _numbered(folder / ROWS)
     parts = dict(data) if isinstance(data, Mapping) else None
     if parts is not None and not parts.keys() <= {*PARTS}:
         raise ValueError(f"data has the parts {', '.join(map(str, parts))}; name them train, validation and test")
@@ -53,10 +50,19 @@ def with_rows_in_files(given: dict[str, Any], folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in table)
-        if begun and (folder / name).exists() and (folder / name).read_text(encoding="utf-8") != text:
+        if goes_on and (folder / name).exists() and (folder / name).read_text(encoding="utf-8") != text:
             raise ValueError(f"the rows are not those in {folder / name}, with which the run began")
         write_whole(folder / name, text.encode())
     return {**given, "data": str(folder / "rows.jsonl" if parts is None else folder)}
+
+
+def _numbered(path: Path) -> Path:
+    """The path, with a number behind it where it is taken."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
 
 
 def table_of(rows: Any) -> Dataset:
