@@ -38,7 +38,7 @@ WRONG = [  # flags of `train`, and what is said of them
     ("--seed 4294967296", "seed must be 0 to 2**32 - 1"),
     ("--data_seed -1", "data_seed must be 0 to 2**32 - 1"),
     ("--max_skipped_steps -1", "max_skipped_steps must be 0 or more"),
-    ("--auto_find_batch_size true", "auto_find_batch_size=True starts the loop again"),
+    ("--auto_find_batch_size true", "auto_find_batch_size=True cannot be used: it starts the loop again"),
     ("--fp16 true", "load the model in float16"),
     ("--max_grad_norm 1", "MeZO has no gradient to clip"),
     ("--eps 0", "eps must be positive"),

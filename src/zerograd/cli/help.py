@@ -9,6 +9,7 @@ from zerograd.cli.declared import COMPUTED, REQUIRED, Setting
 from zerograd.cli.flags import flags_of
 from zerograd.cli.refused import choices_of
 from zerograd.cli.table import COMMANDS, EVERYWHERE, FILES
+from zerograd.training.fields import FIELDS
 from zerograd.training.presets import run_settings
 
 WIDTH = 100  # columns
@@ -73,6 +74,7 @@ GROUPS: dict[str, dict[str, str]] = {  # what is said of a flag in a line; "": t
         "logging_steps": "The same of the lines that are printed",
         "seed": "Of rows, adapter and directions",
         "resume": "Go on with the run in --output_dir",
+        "start_over": "Begin anew there; the run that it holds is moved aside",
         "save_full_model": "end, checkpoints or never: the log has it too",
         "report_to": "tensorboard, wandb, ...",
     },
@@ -113,7 +115,12 @@ def page(name: str, everything: bool = False) -> str:
     groups = _grouped(name, flags)
     for title, members in groups.items():
         lines += ["", title, *(_entry(name, member, flags, text) for member, text in members.items())]
-    rest = {member: "" for member in flags if not any(member in members for members in groups.values())}
+    refused = {member for member, field in FIELDS.items() if field.refused}
+    rest = {
+        member: ""
+        for member in flags
+        if member not in refused and not any(member in members for members in groups.values())
+    }
     if rest and everything:
         title = "everything else, most of it of transformers.TrainingArguments"
         lines += ["", title, *(_entry(name, member, flags, "", whole=True) for member in rest)]

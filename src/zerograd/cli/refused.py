@@ -1,5 +1,6 @@
 """What is refused before torch is imported: values out of range, names that nothing has, files that are not there."""
 
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
@@ -15,6 +16,7 @@ from zerograd.estimators import ESTIMATORS
 from zerograd.schedules import parse_schedule
 from zerograd.tasks import TASKS, get_task
 from zerograd.tasks.objective import OBJECTIVES, get_objective
+from zerograd.training.fields import check_schedule, check_unused
 from zerograd.training.presets import PRESETS, check_preset
 from zerograd.training.ranges import check_ranges
 from zerograd.training.settings import pick
@@ -84,11 +86,12 @@ def check_given(flags: Mapping[str, Setting], given: Mapping[str, Any], where: W
         _explained(tuning, where, pick, Tuning, given)
     if "preset" in flags and given.get("preset") is not None:
         _explained("preset", where, check_preset, given["preset"], given.get("tune"))
-    if "fp16" in flags and given.get("fp16"):
-        raise UsageError(
-            f"{where('fp16')} scales the loss for backpropagation, which MeZO does not do; load the model in float16 "
-            "instead: --dtype float16"
-        )
+    if "eps" in flags:  # a run of MeZO's
+        for name, value in given.items():
+            _explained(name, where, check_unused, {name: value}, True)
+        if not given.get("resume"):  # else the run may have another scheduler
+            constant = {"lr_scheduler_type": "constant", **given}
+            _explained(["warmup_steps", "lr_scheduler_kwargs"], where, check_schedule, constant)
     if "bf16" in flags and given.get("bf16") and not given.get("use_cpu") and _surely_no_gpu():
         raise UsageError(
             f"{where('bf16')} is for a GPU, and this machine has none: load the model in bfloat16 with --dtype "
@@ -115,7 +118,7 @@ def _explained(names: str | Sequence[str], where: Where, check: Callable[..., An
     except ValueError as error:
         said = str(error)
         several = [names] if isinstance(names, str) else names
-        name = next((name for name in several if f" {name} " in f" {said}"), several[0])
+        name = next((name for name in several if re.search(rf"\b{name}\b", said)), several[0])
         place = where(name)
         if said.startswith(name):
             raise UsageError(f"{place}{said.removeprefix(name)}") from error
