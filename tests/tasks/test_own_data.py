@@ -154,7 +154,7 @@ def test_chats(stories: Path, tmp_path: Path, capsys: Any) -> None:
         ("--prompt '{review} It' --labels film,book --label_column kind", "has label 'hotel' in column 'kind'"),
         ("--task sst2 --prompt '{review}'", "--task sst2 brings its own prompt; leave out --prompt"),
         ("", "has no column 'sentence'.*for data of your own, give --prompt"),
-        ("--prompt '{review}' --labels a,b --stop x", "unknown --stop 'x'"),
+        ("--prompt '{review}' --labels a,b --stop x", "unknown (--)?stop 'x'"),
         ("--prompt '{review}' --answer kind --max_new_tokens 0", "max_new_tokens must be at least 1"),
         ("--prompt '{review}' --answer kind --objective best", "unknown objective 'best'"),
         ("--prompt '{review}' --answer kind --objective nomodule:f", "cannot load the reward function 'nomodule:f'"),
