@@ -129,7 +129,7 @@ def test_what_does_not_fit_leaves_nothing_behind(tmp_path: Path, capsys: Any) ->
         "--tune_pattern nothing": "no tunable tensor matches",
         "--quantize 3bit": "8bit, 4bit",
         "--quantize 8bit": "quantised and cannot be tuned",
-        "--adapter /nowhere": "does not hold an adapter",
+        "--adapter /nowhere": "there is no folder /nowhere",
         "--preset opt-ft": "is for backpropagation",
         "--preset opt-lora --tune prefix": "is for --tune lora",
     }.items():
