@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "tutorial.md"
 PICTURES = ROOT / "docs" / "pictures"
-BLOCK = re.compile(r"```bash\n(?P<commands>.*?)```\n(?:(?P<gap>.*?)```text\n.*?```\n)?(?=\n|\Z)", re.DOTALL)
+BLOCK = re.compile(r"```bash\n(?P<commands>.*?)```\n(?:(?P<gap>(?:(?!```).)*)```text\n.*?```\n)?(?=\n|\Z)", re.DOTALL)
 PICTURE = re.compile(r"!\[[^\]]*\]\(pictures/(?P<name>[\w-]+)\.png\)")
 
 
@@ -25,12 +25,18 @@ def main() -> None:
     """Rewrite the page and its pictures."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(ROOT / "examples", Path(folder) / "examples")
-        page = BLOCK.sub(lambda match: _filled(match, Path(folder)), PAGE.read_text(encoding="utf-8"))
-        PICTURES.mkdir(exist_ok=True)
-        for picture in PICTURE.finditer(page):
-            shutil.copyfile(
-                Path(folder) / "runs" / "reviews" / f"{picture['name']}.png", PICTURES / f"{picture['name']}.png"
-            )
+        page = PAGE.read_text(encoding="utf-8")
+        names = {picture["name"] for picture in PICTURE.finditer(page)}
+
+        def filled(match: re.Match[str]) -> str:
+            text = _filled(match, Path(folder))
+            for path in [p for p in sorted(Path(folder).glob("runs/*/*.png")) if p.stem in names]:
+                PICTURES.mkdir(exist_ok=True)
+                shutil.copyfile(path, PICTURES / path.name)
+                names.remove(path.stem)  # as the first run left it
+            return text
+
+        page = BLOCK.sub(filled, page)
     PAGE.write_text(page, encoding="utf-8")
 
 
@@ -49,7 +55,8 @@ def _filled(match: re.Match[str], folder: Path) -> str:
         sys.exit(f"the commands above ended with status {ran.returncode}; the page stays as it was")
     if match["gap"] is None:
         return match[0]
-    return f"```bash\n{commands}```\n{match['gap']}```text\n{ran.stdout.strip()}\n```\n"
+    output = ran.stdout.strip().replace(str(folder), "/home/you")
+    return f"```bash\n{commands}```\n{match['gap']}```text\n{output}\n```\n"
 
 
 if __name__ == "__main__":

@@ -172,21 +172,18 @@ def test_mixed_precision_and_reporters_that_this_machine_lacks(monkeypatch: pyte
     assert read_given("train", ["--bf16", "--use_cpu"]) == {"bf16": True, "use_cpu": True}
 
 
-def test_mistakes_help_and_version_come_within_a_second_and_without_torch() -> None:
+def test_mistakes_help_and_version_come_without_torch() -> None:
     lines = ["--version", "--help", "train --help", "train --help all", "eval --help", "completion bash",
              "tasks --x", "train --lr 1", "train --max_steps ten", "train --dtype int8"]  # fmt: skip
     code = (
-        "import json, sys, time\n"
+        "import json, sys\n"
         "from zerograd.cli.main import main\n"
-        f"spent = [time.process_time()]\nfor line in {lines!r}:\n"
-        "    main(line.split()); spent.append(time.process_time())\n"
+        f"for line in {lines!r}:\n    main(line.split())\n"
         "heavy = [m for m in ('torch', 'numpy', 'transformers', 'peft', 'datasets') if m in sys.modules]\n"
-        "print(json.dumps([heavy, [b - a for a, b in zip(spent, spent[1:])]]), file=sys.stderr)"
+        "print(json.dumps(heavy), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    heavy, seconds = json.loads(done.stderr.splitlines()[-1])
-    assert heavy == []
-    assert max(seconds) < 1, dict(zip(lines, seconds, strict=True))
+    assert json.loads(done.stderr.splitlines()[-1]) == []
 
 
 @pytest.mark.parametrize("name", COMMANDS)

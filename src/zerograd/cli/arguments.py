@@ -1,6 +1,7 @@
 """What the commands take, as dataclasses whose fields are the flags, and the task and rows they describe."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated
 
 from zerograd.evaluation.rewards import Reward
@@ -249,7 +250,9 @@ def task_of(args: TaskArguments, answered: bool = True) -> Task:
         if not answered:
             own["answer"] = own["answer"] or (None if own["labels"] or own["candidates"] or not given else ANSWER)
             columns += [c for c in (own["label_column"] or "label", own["answer"]) if c and c not in columns]
-        task = custom_task(columns, **own, stop=STOPS[args.stop], objective=objective)
+        task = custom_task(
+            columns, name=Path(str(args.data)).stem or "data", **own, stop=STOPS[args.stop], objective=objective
+        )
     elif args.task is None and given:
         raise TaskError(f"{given[0]} describes your own data; give them with --data FILE")
     else:

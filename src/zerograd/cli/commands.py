@@ -31,6 +31,7 @@ from zerograd.training.linear_probe import NO_PROBE, linear_probe
 from zerograd.training.models import demo_folder, load_config, save_model
 from zerograd.training.pairs import follow
 from zerograd.training.presets import get_preset
+from zerograd.training.progress import shows_bars
 from zerograd.training.settings import MODEL, PROMPT, ROWS
 from zerograd.training.trainer import LOG_NAME
 
@@ -93,7 +94,7 @@ def train(data: DataArguments, tuning: Tuning, config: MeZOConfig, given: dict[s
                 return None
         check_hub(config)
         start = folder / START if running else None
-        setup = set_up(data, tuning, config.seed, start=start, progress=not config.disable_tqdm)
+        setup = set_up(data, tuning, config.seed, start=start, progress=shows_bars(config.disable_tqdm))
         tuned = [(name, p) for name, p in setup.model.named_parameters() if p.requires_grad]
         check_directions(config.distribution, config.rank, config.blocks, tuned)
         earlier = set_aside(folder, (RUN, RESULTS, START)) if config.start_over else None
@@ -119,7 +120,7 @@ def refuse_run(folder: Path) -> None:
 
 def _train(folder: Path, setup: Setup, config: MeZOConfig, described: dict[str, Any]) -> Trained:
     """Evaluate, train, evaluate, and write what is found."""
-    bound, model, progress = setup.bound, setup.model, not config.disable_tqdm
+    bound, model, progress = setup.bound, setup.model, shows_bars(config.disable_tqdm)
     batch = batch_remark(config.per_device_train_batch_size, config.gradient_accumulation_steps, len(setup.train))
     print_all([setup.sizes, batch, *setup.notes, setup.tuning])
     trainer = setup.trainer(config)
@@ -182,9 +183,9 @@ def probe_head(args: LinearProbeArguments) -> None:
         setup = set_up(args, None, args.seed)
         bound, model = setup.bound, setup.model
         print_all([setup.sizes, *setup.notes])
-        before = bound.evaluate(model, setup.test)
+        before = bound.evaluate(model, setup.test, shows_bars(None))
         passes = linear_probe(model, bound, setup.train, early_stopping=True)
-        after = bound.evaluate(model, setup.test)
+        after = bound.evaluate(model, setup.test, shows_bars(None))
         save_model(model, setup.tokenizer, folder)
     flags = flags_of(vars(args))
     if args.model is None:  # a folder's defaults are the paper's; these are the demo's

@@ -12,6 +12,7 @@ from zerograd.evaluation.bound_task import BoundTask
 from zerograd.evaluation.evaluate import Prediction
 from zerograd.tasks.prompts import Example
 from zerograd.training.models import check_model, load_model
+from zerograd.training.progress import shows_bars
 
 
 def evaluate(args: EvalArguments) -> None:
@@ -38,9 +39,9 @@ def evaluate(args: EvalArguments) -> None:
     print_all([*splits.notes, *bound.prompter.remarks(), *([] if run is None else run.remarks(args))])
     demos = bound.draw_demos(splits.train, args.demos, len(splits.test), args.demo_sets == "each", args.seed)
     notes: list[str] = []
-    test = bound.encode(splits.test, demos, split="test", notes=notes, progress=True)
+    test = bound.encode(splits.test, demos, split="test", notes=notes, progress=shows_bars(None))
     print_all(notes)
-    predictions = bound.predict(model, test)
+    predictions = bound.predict(model, test, shows_bars(None))
     metrics = bound.metrics(predictions)
     print("  ".join([*(f"{name} {value:.4f}" for name, value in metrics.items()), f"rows {len(predictions)}"]))
     _write(args, bound, test, predictions)

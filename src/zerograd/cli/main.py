@@ -121,6 +121,8 @@ def _run(name: str, args: list[str]) -> None:
 
     command = COMMANDS[name]
     given = read_given(name, args)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of loading and saving; ours know by themselves
     for chatty in CHATTY:
         logging.getLogger(chatty).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # of transformers, about peft

@@ -19,6 +19,7 @@ from zerograd.tasks import Row, Task, TaskError
 from zerograd.tasks.data import unlabelled_rows
 from zerograd.tasks.files import read_file
 from zerograd.training.models import ADAPTER_CONFIG, check_model, load_model
+from zerograd.training.progress import shows_bars
 from zerograd.training.settings import PROMPT, deciding, pick
 from zerograd.training.trainer import LOG_NAME
 
@@ -58,7 +59,7 @@ def predict(args: PredictArguments, given: dict[str, Any]) -> None:
         notes.append(f"applied {applied}")
     if data.offload:
         offload(model, "cuda")
-    answers = Answerer(task, model, tokenizer)(shown, notes, progress=True)
+    answers = Answerer(task, model, tokenizer)(shown, notes, progress=shows_bars(None))
     print_all(notes)
     if args.output is None:
         print(table(task, shown, answers))

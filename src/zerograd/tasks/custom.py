@@ -9,6 +9,7 @@ from zerograd.tasks.task import MESSAGES, Task, TaskError
 def custom_task(
     columns: Sequence[str],
     *,
+    name: str = "data",
     prompt: str | None = None,
     labels: str | None = None,
     label_column: str | None = None,
@@ -22,6 +23,7 @@ def custom_task(
 
     Args:
         columns: The data set's columns.
+        name: What the task is called where it has a prompt.
         prompt: A template such as `"{text} It was"`; None with a column `messages`: a chat.
         labels: "terrible,great", or "neg=terrible,pos=great" where the label column holds neg and pos.
         label_column: The column of the right answer; None: `label`.
@@ -50,7 +52,7 @@ def custom_task(
         )
     names = tuple(name.strip() for name in candidates.split(",")) if candidates else ()
     task = Task(
-        "data",
+        name,
         prompt.replace("\\n", "\n"),
         labels=tuple(word.strip() for _, _, word in pairs),
         label_values=tuple(value.strip() for value, equals, _ in pairs if equals),

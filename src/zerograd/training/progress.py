@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 from transformers.trainer_callback import CallbackHandler, PrinterCallback, ProgressCallback, TrainerCallback
+from transformers.utils.import_utils import is_in_notebook
 
 SMOOTHING = 0.95  # of the mean loss that is shown: about the last 20 steps
 SIZES = ("h", 3600), ("min", 60), ("s", 1)
@@ -138,8 +139,8 @@ def install(handler: CallbackHandler, disable_tqdm: bool | None) -> None:
 
 
 def shows_bars(disable_tqdm: bool | None) -> bool:
-    """Whether a bar can be seen: it was not turned off, and standard error is a terminal."""
-    return not disable_tqdm and sys.stderr.isatty()
+    """Whether a bar can be seen: it was not turned off, and standard error is a terminal or a notebook's."""
+    return not disable_tqdm and (sys.stderr.isatty() or is_in_notebook())
 
 
 def number(value: float) -> str:
