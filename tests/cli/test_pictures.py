@@ -42,7 +42,8 @@ def run(steps: int, loss: Any = None, skipped: range = range(0), evaluations: in
 RUNS = {
     "20": (20, None, range(0), 5), "1,000": (1000, None, range(0), 10), "20,000": (20_000, None, range(50, 90), 100),
     "diverged": (500, lambda i: 0.7 * np.exp(i / 50), range(400, 500), 5),
-    "all skipped": (30, None, range(30), 0), "one evaluation": (20, None, range(0), 1), "one step": (1, None, range(0), 1),
+    "all skipped": (30, None, range(30), 0), "one evaluation": (20, None, range(0), 1),
+    "one step": (1, None, range(0), 1),
 }  # fmt: skip
 
 
