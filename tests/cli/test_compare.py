@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from zerograd.cli.compare import runner
+from zerograd.cli.compare.estimate import NAMES, Clock, seconds_of, shown_time, table_of
 from zerograd.cli.compare.grid import points_of, read_seeds
 from zerograd.cli.compare.methods import METHODS
 from zerograd.cli.compare.runner import CompareArguments, run_planned
@@ -103,9 +104,9 @@ MISTAKES = [
     (f"{SIZES} --task sst2 --methods ft --methods mezo", "give --methods once"),
     (
         f"{SIZES} --task sst2 --methods ft mezo --objective accuracy",
-        "no gradient for backpropagation; leave out ft",
+        "ft cannot be compared .* --methods mezo\n  ft: objective 'accuracy' has no gradient for backpropagation",
     ),
-    (f"{SIZES} --task sst2 --methods ft-lora mezo --quantize 8bit", "leave out mezo, or --quantize"),
+    (f"{SIZES} --task sst2 --methods ft-lora mezo --quantize 8bit", "mezo: quantised weights cannot be tuned"),
     (f"{SIZES} --task sst2 --tune lora", "leave out --tune"),
     ("--task sst2 --k 100000", "100000"),
     ("--task sst2 --data /nowhere/{seed}", "/nowhere/13"),
@@ -122,18 +123,78 @@ def test_what_does_not_fit_is_said_before_anything_runs(compared: Path, capsys: 
         assert (compared / "compare.json").read_text() == before, line
 
 
+OWN = ["--prompt", "{text} It was", "--labels", "very terrible,rather great"]  # two tokens each
+
+
+def own_rows(folder: Path) -> list[Any]:
+    data = folder / "reviews.jsonl"
+    data.write_text("\n".join(json.dumps({"text": f"text {i}", "label": i % 2}) for i in range(40)))
+    return ["--data", data, *OWN]
+
+
+def test_methods_that_cannot_be_are_named_before_the_first_run(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them at once, each with its reason, and nothing was run or written."""
+    monkeypatch.setattr(runner, "_run_process", lambda folder: pytest.fail("something was run"))
+    own, folder = own_rows(tmp_path), tmp_path / "out"
+    line = "compare --seeds 1 --methods zero-shot lp lp-mezo ft-lora --lora_targets nowhere"
+    assert zerograd(line, *own, "--output_dir", folder) == 1
+    said = capsys.readouterr().err
+    assert "lp, lp-mezo, ft-lora cannot be compared on this model, tokenizer and task; give --methods zero-shot" in said
+    assert "  lp: linear probing needs label words of one token each" in said
+    assert "  ft-lora: lora_targets: no module of the model is named 'nowhere'" in said
+    assert not folder.exists()
+
+
+def test_how_long_it_will_take_is_said_before_the_first_run(compared: Path, capsys: Any) -> None:
+    unit = json.loads((compared / "timing" / "results.json").read_text())
+    assert set(unit) == set(NAMES) and all(value > 0 for value in unit.values())
+    short, long = ({"per_device_train_batch_size": 8, "max_steps": n, "eval_steps": 0.5} for n in (4, 400))
+    mezo, zero = METHODS["mezo"], METHODS["zero-shot"]
+    assert seconds_of(zero, {}, unit) < seconds_of(mezo, short, unit) < seconds_of(mezo, long, unit)
+    assert seconds_of(mezo, long | {"num_probes": 4}, unit) > 2 * seconds_of(mezo, long, unit)
+    epochs = {"per_device_train_batch_size": 8, "num_train_epochs": 2, "eval_steps": 0.5}  # 6 batches an epoch
+    same = {"per_device_train_batch_size": 8, "max_steps": 12, "eval_steps": 0.5}
+    assert seconds_of(METHODS["ft"], epochs, unit) == pytest.approx(seconds_of(METHODS["ft"], same, unit))
+
+
+def test_time_left_follows_what_was_seen() -> None:
+    clock = Clock({"a": 10.0, "b": 10.0, "c": 20.0})
+    assert clock.left == 40
+    clock.finished("a", 30.0)
+    assert clock.left == 90
+    assert [shown_time(s) for s in (40, 300, 7200)] == ["40 s", "5 min", "2.0 h"]
+    table = table_of({("mezo", 13): 60.0, ("mezo", 21): 120.0, ("ft", 21): 30.0}).splitlines()
+    assert table[0].split() == ["minutes", "seed", "13", "seed", "21", "together"]
+    assert [line.split() for line in table[1:]] == [
+        ["mezo", "1.0", "2.0", "3.0"], ["ft", "done", "0.5", "0.5"], ["all", "3.5"],
+    ]  # fmt: skip
+
+
 @pytest.mark.slow
-def test_a_failing_run_is_named_and_leaves_the_others(tmp_path: Path, capsys: Any) -> None:
-    data = tmp_path / "reviews.jsonl"
-    rows = [{"text": f"text {i}", "label": i % 2} for i in range(40)]
-    data.write_text("\n".join(map(json.dumps, rows)))
-    own = ["--data", data, "--prompt", "{text} It was", "--labels", "very terrible,rather great"]  # two tokens each
+def test_a_failing_run_is_named_and_leaves_the_others(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(folder: Path) -> int:
+        if folder.parent.parent.name == "mezo":
+            (folder / "error.txt").write_text("no memory")
+            return 1
+        return run_planned(folder)
+
+    monkeypatch.setattr(runner, "_run_process", fails)
     folder = tmp_path / "out"
-    assert zerograd("compare --seeds 1 --methods zero-shot lp", *own, "--output_dir", folder) == 1
+    assert zerograd("compare --seeds 1 --methods zero-shot mezo", *own_rows(tmp_path), "--output_dir", folder) == 1
     said = capsys.readouterr()
-    assert "1 of 2 runs failed" in said.err
-    assert "linear probing needs label words of one token" in said.err
-    assert "**Not finished**: lp has 0 of 1 seeds" in said.out
+    assert "1 of 2 runs failed" in said.err and "no memory" in said.err
+    assert "**Not finished**: mezo has 0 of 1 seeds" in said.out
+    assert "minutes" in said.out and "left" in said.out
+
+
+@pytest.mark.slow
+def test_a_run_is_a_process(tmp_path: Path, capsys: Any) -> None:
+    assert zerograd(f"compare {SIZES} --task sst2 --seeds 1 --methods zero-shot", "--output_dir", tmp_path / "out") == 0
+    assert (tmp_path / "out" / "zero-shot" / "seed-13" / "run" / "output.txt").is_file()
 
 
 def test_report_of_a_folder_without_a_comparison(tmp_path: Path, capsys: Any) -> None:

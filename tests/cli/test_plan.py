@@ -222,7 +222,7 @@ def test_a_measured_plan_says_nothing_else(tmp_path: Path, capfd: pytest.Capture
     capfd.readouterr()
     assert main(["plan", "--model", str(tmp_path), "--batch", "2", "--length", "15", "--measure"]) == 0
     said = capfd.readouterr()
-    assert said.out.count("measured") == len(PLANNED)
+    assert said.out.count("  measured ") == len(PLANNED)
     assert not [line for line in said.err.splitlines() if "planning" not in line]
     assert "activations: those that are there at the peak" in said.out and "without gradient checkpointing" in said.out
 

@@ -5,8 +5,7 @@ from fnmatch import fnmatch
 from itertools import product
 from typing import Any, get_type_hints
 
-from zerograd.cli.compare.methods import METHODS, OPTIMIZERS, Method
-from zerograd.tasks import Task
+from zerograd.cli.compare.methods import METHODS, Method
 from zerograd.training.adapters import Tuning
 from zerograd.training.config import OWN_DEFAULTS, MeZOArguments
 from zerograd.training.presets import Preset
@@ -98,23 +97,14 @@ def _parse(text: str) -> tuple[str, str, list[Any]]:
     return pattern, name, values
 
 
-def check_methods(methods: Sequence[Method], args: Any, tuning: Tuning, task: Task) -> None:
+def check_methods(methods: Sequence[Method], args: Any, tuning: Tuning) -> None:
     """ValueError for what could not run, before anything does. `args`: as of the command."""
     if not methods:
         raise ValueError(f"--methods names none; there are {', '.join(METHODS)}")
     if tuning.tune is not None or args.adapter is not None:
         raise ValueError("compare tunes what each method says; leave out --tune and --adapter")
-    full = [m.name for m in methods if m.optimizer and m.tune == "full"]
     if args.offload:
         raise ValueError("methods that backpropagate need the weights where they compute: leave out --offload")
-    if args.quantize is not None and full:
-        raise ValueError(f"quantised weights cannot be tuned themselves; leave out {', '.join(full)}, or --quantize")
-    objective = task.goal.name
-    backprop = [m.name for m in methods if m.optimizer in OPTIMIZERS]
-    if backprop and objective not in DIFFERENTIABLE:
-        raise ValueError(
-            f"objective {objective!r} has no gradient for backpropagation; leave out {', '.join(backprop)}"
-        )
     for text in args.set:
         pattern, name, _ = _parse(text)
         pool = methods if pattern in METHODS else METHODS.values()

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,14 +11,12 @@ from typing import Any
 from transformers import TrainingArguments
 
 from zerograd.cli.arguments import DataArguments
-from zerograd.cli.preflight import refuse_encoder_decoder
 from zerograd.cli.run import Setup, save_start, set_up
 from zerograd.core.device import peak_memory_bytes
-from zerograd.training.adapters import Tuning, check_tuning
+from zerograd.training.adapters import Tuning
 from zerograd.training.config import MeZOConfig
 from zerograd.training.defaults import COMMON
-from zerograd.training.linear_probe import NO_PROBE, linear_probe
-from zerograd.training.prefix import AdapterError
+from zerograd.training.linear_probe import linear_probe
 from zerograd.training.presets import Preset, preset_for
 from zerograd.training.task_trainer import TaskTrainer
 
@@ -79,29 +77,6 @@ def get_method(name: str) -> Method:
         hint = f"; did you mean {near[0]!r}?" if near else ";"
         raise ValueError(f"unknown method {name!r}{hint} there are {', '.join(METHODS)}")
     return METHODS[name]
-
-
-def check_kind(config: Any, methods: Sequence[Method], tuning: Tuning) -> None:
-    """Refuse methods that a model of this configuration cannot be tuned by, all of them in one sentence.
-
-    Raises:
-        AdapterError: There are some.
-    """
-    reasons = {}
-    for method in methods:
-        try:
-            if method.probe:
-                refuse_encoder_decoder(config, NO_PROBE)
-            if method.optimizer is not None:
-                check_tuning(config, _tuned(method, tuning))
-        except ValueError as error:
-            reasons[method.name] = str(error)
-    if reasons:
-        left = " ".join(method.name for method in methods if method.name not in reasons)
-        raise AdapterError(
-            f"{', '.join(reasons)} cannot be compared on this model; give --methods {left or 'zero-shot'}. "
-            + " ".join(dict.fromkeys(reasons.values()))
-        )
 
 
 def _tuned(method: Method, tuning: Tuning) -> Tuning:

@@ -3,12 +3,14 @@
 DIR/compare.json                      what is compared: one model, task and data, and the planned runs
 DIR/METHOD/seed-SEED/POINT/run.json   a run's settings; `python -m zerograd.cli.compare.runner FOLDER` runs it
 DIR/METHOD/seed-SEED/POINT/results.json, steps.zlog, output.txt
+DIR/timing/                           a forward and a backward pass, timed; likewise
 DIR/table.md, table.csv, table.png    written by `zerograd.cli.compare.table`
 """
 
 import json
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,18 +18,22 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from zerograd.cli.arguments import DataArguments, splits_of, task_of
+from zerograd.cli.compare.estimate import Clock, measure, seconds_of, shown_time, table_of
 from zerograd.cli.compare.grid import SETTINGS, check_methods, points_of, read_seeds
-from zerograd.cli.compare.methods import DEFAULT, METHODS, Method, check_kind, get_method, run_method
+from zerograd.cli.compare.methods import DEFAULT, METHODS, Method, get_method, run_method
+from zerograd.cli.compare.possible import check_possible
 from zerograd.cli.compare.table import print_table, write_table
 from zerograd.cli.output import LOCK, as_written, read_json, write_json, write_whole, writing
 from zerograd.cli.pictures import shown
 from zerograd.cli.report import command_line
 from zerograd.tasks import TASKS
 from zerograd.training.adapters import Tuning
-from zerograd.training.models import check_model, load_config
+from zerograd.training.models import check_model
 from zerograd.training.settings import documented, pick
 from zerograd.training.trainer import LOG_NAME
 
+RESULTS, TIMING = "results.json", "timing"
+BAR = "{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}{postfix}"
 FEW = 16  # examples of a class up to which the paper's grids are those of k = 16
 
 
@@ -73,7 +79,12 @@ class PlannedRun:
     @property
     def finished(self) -> bool:
         """Whether its result is there."""
-        return (self.folder / "results.json").is_file()
+        return (self.folder / RESULTS).is_file()
+
+    @property
+    def name(self) -> str:
+        """For the user."""
+        return f"{self.method.name} seed {self.seed}{'' if self.point == 'run' else f' {self.point}'}"
 
 
 def compare(args: CompareArguments, tuning: Tuning) -> Path:
@@ -90,12 +101,12 @@ def compare(args: CompareArguments, tuning: Tuning) -> Path:
     masked = check_model(args.model, args.dtype, args.quantize)
     seeds = read_seeds(args.seeds)
     task = task_of(_data_of(args, seeds[0]))
-    rows = [len(splits_of(_data_of(args, seed), task, seed).train) for seed in seeds]  # too few rows, or no file
+    splits = [splits_of(_data_of(args, seed), task, seed) for seed in seeds]  # too few rows, or no file
     folder = Path(args.output_dir or f"runs/compare-{task.name}")
     methods = [get_method(name) for name in dict.fromkeys(",".join(args.methods).split(",")) if name]
-    check_methods(methods, args, tuning, task)
-    check_kind(load_config(args.model), methods, tuning)
-    few = max(rows) <= FEW * max(1, len(task.labels))
+    check_methods(methods, args, tuning)
+    notes = check_possible(methods, args.model, args.quantize, task, splits, tuning)
+    few = max(len(split.train) for split in splits) <= FEW * max(1, len(task.labels))
     plan = {m.name: points_of(m, m.preset(masked), args.grid, few, args.set) for m in methods}
     data = vars(pick(DataArguments, vars(args)))
     if task.name in TASKS:
@@ -109,7 +120,8 @@ def compare(args: CompareArguments, tuning: Tuning) -> Path:
     with writing(folder):
         _write_plan(folder, {"data": data, "tuning": vars(tuning)}, plan, seeds)
         try:
-            failed = _run_all(runs, args, tuning)
+            print("\n".join([f"{', '.join(m.name for m in methods)}: all can be with this model and task", *notes]))
+            failed = _run_all(runs, args, tuning, folder / TIMING)
         finally:  # after Ctrl-C too: an older table would look whole
             table = write_table([folder])
     print_table(table)
@@ -166,37 +178,70 @@ def _short(points: dict[str, Any]) -> str:
     return "; ".join(", ".join(f"{k} {v:g}" for k, v in point.items()) for point in points.values()) or "no settings"
 
 
-def _run_all(runs: list[PlannedRun], args: CompareArguments, tuning: Tuning) -> list[tuple[PlannedRun, str]]:
+def _run_all(
+    runs: list[PlannedRun], args: CompareArguments, tuning: Tuning, timing: Path
+) -> list[tuple[PlannedRun, str]]:
     """Run what is not finished; returns the runs that failed, with their errors."""
     missing = [run for run in runs if not run.finished]
     print(f"{len(runs)} runs, {len(runs) - len(missing)} of them finished before")
+    if not missing:
+        return []
+    clock = _estimate(missing, args, tuning, timing)
     failed = []
-    with tqdm(missing, desc="runs", unit="run", disable=not missing) as bar:
+    with tqdm(missing, desc="runs", unit="run", bar_format=BAR, disable=None) as bar:
         for run in bar:
-            name = f"{run.method.name} seed {run.seed}{'' if run.point == 'run' else f' {run.point}'}"
-            bar.set_postfix_str(name)
-            error = _run(run, _data_of(args, run.seed), tuning)
+            bar.set_postfix_str(f"about {shown_time(clock.left)} left; {run.name}")
+            start = time.perf_counter()
+            settings = {"method": run.method.name, "seed": run.seed, "settings": run.settings}
+            error = _run(run.folder, settings, _data_of(args, run.seed), tuning)
+            clock.finished(run.folder, time.perf_counter() - start)
             if error is not None:
                 failed.append((run, error))
-                bar.write(f"{name}: failed: {error}")
+                bar.write(f"{run.name}: failed: {error}")
                 continue
             results = read_json(run.folder / "results.json")
             metric = results["metric"]
-            bar.write(f"{name}: {metric} {shown(metric, results['test'][metric])}, {results['seconds']:.0f} s")
+            bar.write(
+                f"{run.name}: {metric} {shown(metric, results['test'][metric])}, {results['seconds']:.0f} s; "
+                f"about {shown_time(clock.left)} left"
+            )
     return failed
 
 
-def _run(run: PlannedRun, data: DataArguments, tuning: Tuning) -> str | None:
+def _estimate(missing: list[PlannedRun], args: CompareArguments, tuning: Tuning, timing: Path) -> Clock:
+    """Print how long the missing runs will take, of forwards that are timed once a folder.
+
+    Raises:
+        ValueError: The model cannot even be run once.
+    """
+    if not (timing / RESULTS).is_file():
+        print("timing a forward and a backward pass ...", flush=True)
+        demos = any(run.method.demos for run in missing)
+        seed = missing[0].seed
+        error = _run(timing, {"demos": demos, "seed": seed, "began": time.time()}, _data_of(args, seed), tuning)
+        if error is not None:
+            raise ValueError(f"the model was tried once, before the first run: {error}")
+    unit = read_json(timing / RESULTS)
+    with as_written(timing / RESULTS):
+        expected = {run.folder: seconds_of(run.method, run.settings, unit) for run in missing}
+    together: dict[tuple[str, int], float] = {}
+    for run in missing:
+        key = (run.method.name, run.seed)
+        together[key] = together.get(key, 0) + expected[run.folder]
+    print(f"{table_of(together)}\n(a rough guess, made of single passes; finished runs correct it)")
+    return Clock(expected)
+
+
+def _run(folder: Path, what: dict[str, Any], data: DataArguments, tuning: Tuning) -> str | None:
     """A process of its own: its peak memory is its own, and its death is not ours. Returns its error."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    settings = {"method": run.method.name, "seed": run.seed, "settings": run.settings}
-    write_json(run.folder / "run.json", {**settings, "data": vars(data), "tuning": vars(tuning)})
-    (run.folder / "error.txt").unlink(missing_ok=True)
-    status = _run_process(run.folder)
-    if status == 0 and run.finished:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "run.json", {**what, "data": vars(data), "tuning": vars(tuning)})
+    (folder / "error.txt").unlink(missing_ok=True)
+    status = _run_process(folder)
+    if status == 0 and (folder / RESULTS).is_file():
         return None
-    error = run.folder / "error.txt"
-    return error.read_text() if error.is_file() else f"exit status {status}; see {run.folder / 'output.txt'}"
+    error = folder / "error.txt"
+    return error.read_text() if error.is_file() else f"exit status {status}; see {folder / 'output.txt'}"
 
 
 def _run_process(folder: Path) -> int:
@@ -206,16 +251,19 @@ def _run_process(folder: Path) -> int:
 
 
 def run_planned(folder: Path) -> int:
-    """Make the result of one run from its `run.json`; returns the exit status."""
+    """Make the result of one run, or of the timing, from its `run.json`; returns the exit status."""
     run = read_json(folder / "run.json")
     try:
         with writing(folder):  # its parent may have been killed, and another wait for the same run
             (folder / LOG_NAME).unlink(missing_ok=True)  # of a run that was cut short
-            results = run_method(
-                get_method(run["method"]), DataArguments(**run["data"]), Tuning(**run["tuning"]), run["settings"],
-                run["seed"], folder,
-            )  # fmt: skip
-            write_json(folder / "results.json", {**results, "seed": run["seed"], "settings": run["settings"]})
+            data, seed = DataArguments(**run["data"]), run["seed"]
+            if "method" not in run:
+                results = dict[str, Any](measure(data, seed, run["demos"], run["began"]))
+            else:
+                method, tuning = get_method(run["method"]), Tuning(**run["tuning"])
+                results = run_method(method, data, tuning, run["settings"], seed, folder)
+                results |= {"seed": seed, "settings": run["settings"]}
+            write_json(folder / RESULTS, results)
     except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
         write_whole(folder / "error.txt", (str(error) or type(error).__name__).encode())
         raise
