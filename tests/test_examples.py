@@ -18,7 +18,7 @@ SAYS = {
 
 
 NEEDS = {"lora_quantised": "bitsandbytes", "sft": "trl"}
-SHORT = ("accuracy", "raw_loop", "replay_log", "reward", "sft", "trainer")
+SHORT = ("raw_loop", "replay_log", "trainer")
 
 
 @pytest.mark.parametrize("name", SHORT)

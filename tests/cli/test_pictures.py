@@ -92,7 +92,7 @@ def test_the_title_holds_model_task_and_settings() -> None:
     assert title_of({"task": "t", "model": "m"}).startswith("t, m")  # a folder of an older version
 
 
-@pytest.mark.parametrize("classes", [1, 2, 6, 40])
+@pytest.mark.parametrize("classes", [1, 2, 6, pytest.param(40, marks=pytest.mark.slow)])
 def test_a_confusion_of_many_or_long_classes(classes: int, tmp_path: Path) -> None:
     labels = [f"a long label that ends in number {i}" for i in range(classes)]
     matrix = np.eye(classes, dtype=np.int64) * 3

@@ -59,7 +59,14 @@ def test_the_plan_is_within_five_percent_otherwise(name: str, method: str, dtype
     check_plan(name, method, dtype)
 
 
-@pytest.mark.parametrize("more", [{"tune": "lora"}, {"tune": "prefix"}, {"text": True}, {"extra_byte": True}], ids=str)
+OTHERWISE = [
+    {"tune": "lora"},
+    {"text": True},
+    *(pytest.param(m, marks=pytest.mark.slow) for m in ({"tune": "prefix"}, {"extra_byte": True})),
+]
+
+
+@pytest.mark.parametrize("more", OTHERWISE, ids=str)
 def test_mezo_otherwise(more: dict[str, object]) -> None:
     case = Case(CONFIGS["llama"], 4, 32, torch.bfloat16, "cpu", **more)  # type: ignore[arg-type]
     assert footprint(case, "mezo").total == pytest.approx(measured_peak(case, "mezo"), rel=0.05)

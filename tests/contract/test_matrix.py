@@ -93,7 +93,7 @@ def model_of(kind: str, dtype: torch.dtype) -> Any:
         return get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"])).eval()
 
 
-@pytest.mark.parametrize("shard", range(SHARDS))
+@pytest.mark.parametrize("shard", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, SHARDS))])
 def test_any_two_settings_together(shard: int, tmp_path: Path) -> None:
     for number in range(shard, len(ROWS), SHARDS):
         check({name: FACTORS[name][i] for name, i in ROWS[number].items()}, number, tmp_path / f"{number}.zlog")

@@ -205,6 +205,7 @@ def test_a_lock_that_a_reboot_left_behind(tmp_path: Path) -> None:
         assert not (tmp_path / "lock").exists()
 
 
+@pytest.mark.slow
 def test_a_holder_without_a_name(tmp_path: Path) -> None:
     held = Lock(tmp_path / "lock", "it")
     for content in ("", "no JSON", "[1]", '{"pid": 1}'):

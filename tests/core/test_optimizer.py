@@ -185,6 +185,7 @@ def test_decay_is_what_it_says_whatever_the_learning_rate(lr: float, decay: floa
         assert ratio == pytest.approx(expected, abs=2**-16 * 0.01 + noise)
 
 
+@pytest.mark.slow
 def test_decay_that_waits_is_in_the_log(tmp_path: Path) -> None:
     """A run that is resumed and one that is replayed decay at the same steps."""
     weights = []

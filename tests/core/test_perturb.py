@@ -337,7 +337,7 @@ def test_a_module_with_a_fast_path_is_resumed_exactly(tmp_path) -> None:  # type
 
 
 @pytest.mark.parametrize("probing", ["streamed", "snapshot"])
-@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_a_compiled_forward_is_right_or_refused(backend: str, probing: str) -> None:
     """Generated code reads weights unseen: then the first step says so, and what can be done."""
     model, twin = (torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.LayerNorm(5)) for _ in range(2))
@@ -379,7 +379,7 @@ def test_forwards_that_do_not_bear_company_run_in_turn() -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)], ids=str)
 def test_forwards_in_step_have_the_losses_of_forwards_in_turn(architecture: str, dtype: torch.dtype) -> None:
     """A batch in parts of different lengths, in two waves."""
     model = make_tiny(architecture, dtype)

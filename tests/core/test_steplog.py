@@ -107,6 +107,7 @@ def test_ctrl_c_while_catching_up_counts_the_step(tmp_path: Path) -> None:
     assert same(model, history[4])
 
 
+@pytest.mark.slow
 def test_every_truncation_keeps_the_whole_steps(tmp_path: Path) -> None:
     path = tmp_path / "run.zlog"
     _, history = run(path, 3)

@@ -121,6 +121,7 @@ def test_another_trainer_on_the_same_folder_says_what_to_do(tmp_path: Path, spli
         make(tmp_path, splits, model=first.model, resume=True).train()
 
 
+@pytest.mark.slow
 def test_starting_over_moves_the_run_aside(tmp_path: Path, splits: Any, caplog: pytest.LogCaptureFixture) -> None:
     first = make(tmp_path, splits, save_strategy="steps", save_steps=3)
     first.train()

@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -48,6 +49,7 @@ def train(folder: Path, rows: int, batch: int, accumulated: int, seed: int, step
 
 @given(st.integers(2, 12), st.integers(1, 5), st.integers(1, 3), st.integers(0, 2**32 - 1), st.data())
 @settings(max_examples=4, phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow])  # of runs
+@pytest.mark.slow
 def test_rows_an_epoch(rows: int, batch: int, accumulated: int, seed: int, data: st.DataObject) -> None:
     size = -(-rows // batch)  # micro-batches of an epoch
     an_epoch = -(-size // accumulated)

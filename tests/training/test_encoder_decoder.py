@@ -25,7 +25,7 @@ def zerograd(line: str, *more: object) -> int:
     return main([*line.split(), *(str(m) for m in more)])
 
 
-@pytest.fixture(scope="module", params=["t5", "bart"])
+@pytest.fixture(scope="module", params=["t5", pytest.param("bart", marks=pytest.mark.slow)])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(str(request.param), tmp_path_factory.mktemp(str(request.param)) / "model")
 

@@ -41,7 +41,7 @@ def kinds(kind: str, request: pytest.FixtureRequest) -> dict[str, Any]:
     return {"model": str(minilm), "task": "trec", "data": str(shared / "data" / "trec"), "num_train": 200}
 
 
-@pytest.mark.parametrize("kind", ["demo", pytest.param("minilm", marks=pytest.mark.real)])
+@pytest.mark.parametrize("kind", ["demo", pytest.param("minilm", marks=[pytest.mark.real, pytest.mark.slow])])
 def test_the_head_predicts_what_the_classifier_does(kind: str, request: pytest.FixtureRequest) -> None:
     setup = prepared(**kinds(kind, request))
     model, side = setup.model, setup.bound
