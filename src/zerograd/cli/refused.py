@@ -90,8 +90,9 @@ def check_given(flags: Mapping[str, Setting], given: Mapping[str, Any], where: W
         for name, value in given.items():
             _explained(name, where, check_unused, {name: value}, True)
         if not given.get("resume"):  # else the run may have another scheduler
-            constant = {"lr_scheduler_type": "constant", **given}
-            _explained(["warmup_steps", "lr_scheduler_kwargs"], where, check_schedule, constant)
+            followed = "constant_with_warmup" if given.get("warmup_steps") else "constant"  # as `pairs.follow` has it
+            schedule = {"lr_scheduler_type": followed, **given}
+            _explained(["warmup_steps", "lr_scheduler_kwargs"], where, check_schedule, schedule)
     if "bf16" in flags and given.get("bf16") and not given.get("use_cpu") and _surely_no_gpu():
         raise UsageError(
             f"{where('bf16')} is for a GPU, and this machine has none: load the model in bfloat16 with --dtype "
