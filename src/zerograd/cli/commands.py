@@ -16,8 +16,8 @@ from zerograd.cli.output import print_all, write_json, writing
 from zerograd.cli.pictures import draw_curve, shown, title_of
 from zerograd.cli.preflight import check_rates, check_typed, refuse_encoder_decoder
 from zerograd.cli.report import command_line, versions, write_findings, write_predictions
-from zerograd.cli.run import START, Setup, check_resumed, plan_of, save_start, set_up, settings_of
-from zerograd.cli.trained import RESULTS, finished, flags_of
+from zerograd.cli.run import START, Setup, check_resumed, deciding_settings, plan_of, save_start, set_up
+from zerograd.cli.trained import RESULTS, eval_flags, finished
 from zerograd.core.device import peak_memory_bytes
 from zerograd.core.directions import check_directions
 from zerograd.core.steplog import StepLog, holds_run
@@ -81,7 +81,7 @@ def train(data: DataArguments, tuning: Tuning, config: MeZOConfig, given: dict[s
         What it made; None where the run is finished already.
     """
     folder = Path(str(config.output_dir))
-    settings = settings_of(data, tuning, config)
+    settings = deciding_settings(data, tuning, config)
     check_rates(config)
     with writing(folder):
         running = holds_run(folder / LOG_NAME) and not config.start_over
@@ -187,7 +187,7 @@ def probe_head(args: LinearProbeArguments) -> None:
         passes = linear_probe(model, bound, setup.train, early_stopping=True)
         after = bound.evaluate(model, setup.test, shows_bars(None))
         save_model(model, setup.tokenizer, folder)
-    flags = flags_of(vars(args))
+    flags = eval_flags(vars(args))
     if args.model is None:  # a folder's defaults are the paper's; these are the demo's
         flags += [] if "--data" in flags else ["--data", str(demo_folder("data"))]
         flags += ["--learning_rate", "5e-6", "--max_steps", "1000"]
@@ -206,7 +206,7 @@ def _print_summary(folder: Path, results: Mapping[str, Any], findings: list[Path
         )
     metric = results["metric"]
     before, after = (shown(metric, results[when][metric]) for when in ("before", "after"))
-    flags = flags_of(results["config"], ROWS, PROMPT, MODEL)
+    flags = eval_flags(results["config"], ROWS, PROMPT, MODEL)
     print(
         f"\n{metric} on the test rows: {before} -> {after} "
         f"({results['steps']} steps, {results['seconds']:.0f} s, best step {results['selected_step']})\n"

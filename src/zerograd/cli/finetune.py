@@ -12,8 +12,8 @@ from zerograd.cli.again import continued
 from zerograd.cli.answers import Answer, Answerer, answers_of, own_columns
 from zerograd.cli.arguments import DataArguments, PresetArguments
 from zerograd.cli.commands import Trained, refuse_run, train, train_defaults
-from zerograd.cli.memory import free_folder, removed_if_unused, table_of, with_rows_in_files
 from zerograd.cli.pictures import shown
+from zerograd.cli.rows_in_files import free_folder, rows_in_files, table_of
 from zerograd.tasks import MESSAGES, Row, Task
 from zerograd.training.adapters import Tuning
 from zerograd.training.config import MeZOConfig
@@ -131,9 +131,8 @@ def finetune(
     try:
         if not (given.get("resume") or given.get("start_over")):
             refuse_run(folder)
-        with removed_if_unused(folder):
-            given = with_rows_in_files(given, folder)
-            made = _run(continued({name: _word(value) for name, value in given.items()}))
+        with rows_in_files(given, folder) as asked:
+            made = _run(continued({name: _word(value) for name, value in asked.items()}))
     except OSError as error:
         raise ValueError(str(error)) from error
     if made is None:

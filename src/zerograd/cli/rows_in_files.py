@@ -10,7 +10,8 @@ from typing import Any
 from datasets import Dataset
 
 from zerograd.cli.again import RUN
-from zerograd.cli.output import write_whole
+from zerograd.cli.output import remove_empty, write_whole
+from zerograd.training.models import first_line
 
 ROWS = "data"  # the folder, in the output folder
 PARTS = ("train", "validation", "test")
@@ -22,38 +23,40 @@ def free_folder(name: str) -> Path:
 
 
 @contextmanager
-def removed_if_unused(folder: Path) -> Iterator[None]:
-    """Inside, rows are written to an output folder: they go again where no run begins, and the folder with them."""
-    new = not folder.exists()
-    try:
-        yield
-    finally:
-        if new and folder.is_dir() and not (folder / RUN).exists():
-            shutil.rmtree(folder)
+def rows_in_files(given: dict[str, Any], folder: Path) -> Iterator[dict[str, Any]]:
+    """Inside, what the user gave, with rows from memory replaced by files that they are written to.
 
+    The files go again where no run began.
 
-def with_rows_in_files(given: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """What the user gave, with rows from memory replaced by the files that they are written to.
+    Args:
+        given: What the user gave.
+        folder: The output folder.
 
     Raises:
         ValueError: They are no table, or not those with which the run in the folder began.
     """
     data = given.get("data")
     if data is None or isinstance(data, (str, Path)):
-        return given
-    goes_on = bool(given.get("resume")) and (folder / RUN).exists()
-    folder = folder / ROWS if goes_on else _numbered(folder / ROWS)
-    parts = dict(data) if isinstance(data, Mapping) else None
-    if parts is not None and not parts.keys() <= {*PARTS}:
+        yield given
+        return
+    parts = dict(data) if isinstance(data, Mapping) else {"rows": data}
+    if isinstance(data, Mapping) and not parts.keys() <= {*PARTS}:
         raise ValueError(f"data has the parts {', '.join(map(str, parts))}; name them train, validation and test")
-    tables = {f"{name}.jsonl": table_of(rows) for name, rows in ({"rows": data} if parts is None else parts).items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, table in tables.items():
-        text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in table)
-        if goes_on and (folder / name).exists() and (folder / name).read_text(encoding="utf-8") != text:
-            raise ValueError(f"the rows are not those in {folder / name}, with which the run began")
-        write_whole(folder / name, text.encode())
-    return {**given, "data": str(folder / "rows.jsonl" if parts is None else folder)}
+    tables = {f"{name}.jsonl": table_of(rows) for name, rows in parts.items()}
+    goes_on = bool(given.get("resume")) and (folder / RUN).exists()
+    place = folder / ROWS if goes_on else _numbered(folder / ROWS)
+    place.mkdir(parents=True, exist_ok=goes_on)  # another call's rows are not written over
+    try:
+        for name, table in tables.items():
+            text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in table)
+            if goes_on and (place / name).exists() and (place / name).read_text(encoding="utf-8") != text:
+                raise ValueError(f"the rows are not those in {place / name}, with which the run began")
+            write_whole(place / name, text.encode())
+        yield {**given, "data": str(place if isinstance(data, Mapping) else place / "rows.jsonl")}
+    finally:
+        if not (folder / RUN).exists():
+            shutil.rmtree(place)
+            remove_empty([folder])
 
 
 def _numbered(path: Path) -> Path:
@@ -74,8 +77,7 @@ def table_of(rows: Any) -> Dataset:
             return Dataset.from_list([dict(row) for row in rows])
         return Dataset.from_pandas(rows, preserve_index=False)
     except Exception as error:  # of values that are no column, Arrow raises a dozen unrelated types
-        said = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"data is a {type(rows).__name__} that is no table of rows ({said}); give a file, a list of dictionaries, "
-            "a datasets.Dataset or a pandas.DataFrame"
+            f"data is a {type(rows).__name__} that is no table of rows ({first_line(error)}); give a file, a "
+            "list of dictionaries, a datasets.Dataset or a pandas.DataFrame"
         ) from error

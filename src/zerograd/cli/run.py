@@ -151,7 +151,7 @@ def save_start(setup: Setup, folder: Path, running: bool) -> None:
         ) from error
 
 
-def settings_of(data: DataArguments, tuning: Tuning, config: MeZOConfig) -> dict[str, Any]:
+def deciding_settings(data: DataArguments, tuning: Tuning, config: MeZOConfig) -> dict[str, Any]:
     """What decides the batches and the updates of a run, as its folder has it."""
     settings = {k: v for k, v in vars(data).items() if k not in deciding(DataArguments, MAY_CHANGE)}
     settings.update({k: v for k, v in vars(tuning).items() if tuning.tune in OF_TUNE.get(k, (tuning.tune,))})
@@ -171,7 +171,7 @@ def check_resumed(folder: Path, settings: Mapping[str, Any], test_data: str | No
 
     Args:
         folder: Its output folder.
-        settings: As `settings_of` gives them.
+        settings: As `deciding_settings` gives them.
         test_data: Where the test rows are; whether they are apart decides which rows are left for training.
         max_steps: Steps to go on to.
     """
