@@ -1,5 +1,6 @@
 """The model card: what was trained, on what, by which command, what came of it, and how to get the same again."""
 
+import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -107,7 +108,7 @@ def _command(folder: Path) -> str:
 
 
 def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return json.dumps(value) if isinstance(value, (bool, dict)) else str(value)
 
 
 def _cell(value: Any) -> str:

@@ -93,8 +93,7 @@ def _explained(args: list[str]) -> int:
     except KeyboardInterrupt as stopped:  # (of a run that has begun it says how to go on)
         from zerograd.cli.report import command_line
 
-        rest = [a for a in args if a != "--start_over"]  # it may have begun
-        again = str(stopped) or (f"Continue with: {command_line(*rest)}" if args[0] in ("train", "compare") else "")
+        again = str(stopped) or (f"Continue with: {command_line(*args)}" if args[0] in ("train", "compare") else "")
         print(f"\nzerograd: interrupted. {again}".rstrip(), file=sys.stderr)
         return 130
     except BrokenPipeError:
@@ -105,10 +104,9 @@ def _explained(args: list[str]) -> int:
         print(f"zerograd {args[0]}: {error}", file=sys.stderr)
         return 2
     except (ValueError, TypeError, OSError, MemoryError, RuntimeError, IndexError) as error:
-        if (
-            trace
-        ):  # (the last two are PyTorch's, of a model that cannot be run, with its own calls behind the first line)
+        if trace:
             raise
+        # the last two are PyTorch's, of a model that cannot be run, with its own calls behind the first line
         said = str(error) if isinstance(error, (ValueError, OSError)) else (str(error).splitlines() or [""])[0]
         print(f"zerograd: error: {said or type(error).__name__}\n(--traceback shows where)", file=sys.stderr)
         return 1
