@@ -13,8 +13,8 @@ from zerograd.cli.again import PATHS, RUN, typed
 from zerograd.cli.output import write_whole
 from zerograd.cli.pictures import shown
 from zerograd.cli.run import START, Setup
+from zerograd.training.checkpoints import LOG_NAME
 from zerograd.training.models import ADAPTER_CONFIG
-from zerograd.training.trainer import LOG_NAME
 
 CARD = "README.md"
 TASKS = {"classification": "text-classification", "choice": "multiple-choice"}  # the hub's names; else text-generation

@@ -23,8 +23,7 @@ from zerograd.core.directions import check_directions
 from zerograd.core.steplog import StepLog, holds_run
 from zerograd.evaluation.evaluate import Prediction
 from zerograd.tasks.model_kind import model_kind
-from zerograd.training.adapters import Tuning
-from zerograd.training.checkpoints import set_aside
+from zerograd.training.checkpoints import LOG_NAME, set_aside
 from zerograd.training.config import MeZOConfig
 from zerograd.training.defaults import defaults_for, kind_of_adapter, preset_remark
 from zerograd.training.linear_probe import NO_PROBE, linear_probe
@@ -33,7 +32,7 @@ from zerograd.training.pairs import follow
 from zerograd.training.presets import get_preset
 from zerograd.training.progress import shows_bars
 from zerograd.training.settings import MODEL, PROMPT, ROWS
-from zerograd.training.trainer import LOG_NAME
+from zerograd.training.tuning import Tuning
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from zerograd.cli.report import write_findings, write_predictions
 from zerograd.cli.trained import Run, load_trained
 from zerograd.evaluation.bound_task import BoundTask
 from zerograd.evaluation.evaluate import Prediction
-from zerograd.tasks.prompts import Example
+from zerograd.tasks.example import Example
 from zerograd.training.models import check_model
 from zerograd.training.progress import shows_bars
 

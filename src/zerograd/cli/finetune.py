@@ -15,9 +15,9 @@ from zerograd.cli.commands import Trained, refuse_run, train, train_defaults
 from zerograd.cli.pictures import shown
 from zerograd.cli.rows_in_files import free_folder, rows_in_files, table_of
 from zerograd.tasks import MESSAGES, Row, Task
-from zerograd.training.adapters import Tuning
 from zerograd.training.config import MeZOConfig
 from zerograd.training.settings import pick
+from zerograd.training.tuning import Tuning
 
 KINDS = (DataArguments, Tuning, PresetArguments, MeZOConfig)  # of `zerograd train`
 

@@ -17,10 +17,10 @@ from zerograd.cli.trained import Run, holds_model, load_trained
 from zerograd.tasks import Row, Task, TaskError
 from zerograd.tasks.data import unlabelled_rows
 from zerograd.tasks.files import read_file
+from zerograd.training.checkpoints import LOG_NAME
 from zerograd.training.models import ADAPTER_CONFIG, check_model
 from zerograd.training.progress import shows_bars
 from zerograd.training.settings import PROMPT, deciding, pick
-from zerograd.training.trainer import LOG_NAME
 
 FIRST = 10  # rows that are shown where no file is written
 ASKS = ("stop", "max_new_tokens", "objective")  # what is asked, besides the prompt and its columns

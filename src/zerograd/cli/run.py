@@ -17,14 +17,16 @@ from zerograd.core.perturb.offload import offload
 from zerograd.core.steplog import StepLog
 from zerograd.evaluation.bound_task import BoundTask
 from zerograd.tasks import Task
-from zerograd.tasks.prompts import Example
+from zerograd.tasks.example import Example
 from zerograd.tasks.splits import describe
-from zerograd.training.adapters import Tuning, apply_tuning
+from zerograd.training.adapters import apply_tuning
+from zerograd.training.checkpoints import LOG_NAME, check_length
 from zerograd.training.config import DECIDING, MeZOConfig
 from zerograd.training.models import check_model, load_model
 from zerograd.training.pairs import OF_TUNE
 from zerograd.training.settings import MAY_CHANGE, WEIGHTS, deciding
-from zerograd.training.trainer import LOG_NAME, MeZOTrainer, check_length
+from zerograd.training.trainer import MeZOTrainer
+from zerograd.training.tuning import Tuning
 
 START = "start"  # the folder of the adapter that a run started from, beside its log
 PLANNED = (  # of a run's length and of what is kept of it

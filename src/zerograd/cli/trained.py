@@ -15,11 +15,11 @@ from zerograd.core.perturb.offload import offload
 from zerograd.core.replay import replay
 from zerograd.core.steplog import StepLog
 from zerograd.training.adapters import untie_as_in
+from zerograd.training.checkpoints import LOG_NAME
 from zerograd.training.config import MeZOConfig
 from zerograd.training.models import ADAPTER_CONFIG, DTYPES, load_model
 from zerograd.training.ranges import LAST
 from zerograd.training.settings import PROMPT, ROWS, deciding
-from zerograd.training.trainer import LOG_NAME
 
 RESULTS = "results.json"
 ADAPTED = ("base_model.", "prompt_encoder.")  # how names of tensors begin in a PeftModel

@@ -20,7 +20,6 @@ from zerograd.core.optimizer import MeZO
 from zerograd.core.probe import Parts
 from zerograd.training.checkpoints import LOG_NAME as LOG_NAME
 from zerograd.training.checkpoints import SavedWeights
-from zerograd.training.checkpoints import check_length as check_length
 from zerograd.training.config import MeZOConfig
 from zerograd.training.given import adopt, check_given, explained
 from zerograd.training.progress import StepClock, install
