@@ -4,7 +4,6 @@ import base64
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from zerograd.cli.pictures import shown
 from zerograd.cli.rows_in_files import free_folder, rows_in_files, table_of
 from zerograd.tasks import MESSAGES, Row, Task
 from zerograd.training.config import MeZOConfig
-from zerograd.training.settings import pick
+from zerograd.training.settings import did_you_mean, pick
 from zerograd.training.tuning import Tuning
 
 KINDS = (DataArguments, Tuning, PresetArguments, MeZOConfig)  # of `zerograd train`
@@ -162,8 +161,7 @@ def _check_names(given: Mapping[str, Any]) -> None:
     names = [f.name for kind in KINDS for f in fields(kind) if f.init]
     for name in given:
         if name not in names:
-            near = get_close_matches(name, names, n=1)
-            raise TypeError(f"unknown setting {name!r}{f'; did you mean {near[0]!r}?' if near else ''}")
+            raise TypeError(f"unknown setting {name!r}{did_you_mean(name, names)}")
 
 
 def _labels(labels: Any) -> str | None:

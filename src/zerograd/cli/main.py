@@ -10,11 +10,11 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
 from zerograd.cli.table import COMMANDS, RENAMED
+from zerograd.training.settings import did_you_mean, pick
 
 USAGE = "\n".join([
     f"usage: zerograd {{{','.join(COMMANDS)}}} [options]\n",
@@ -58,8 +58,7 @@ def _main(args: list[str]) -> int:
         hint = f"is now called {RENAMED[args[0]]!r}: zerograd {RENAMED[args[0]]} ..."
         print(f"zerograd: the command {args[0]!r} {hint}", file=sys.stderr)
         return 2
-    near = get_close_matches(args[0], COMMANDS, n=1)
-    print(f"zerograd: unknown command {args[0]!r}{f'; did you mean {near[0]!r}?' if near else ''}\n\n{USAGE}")
+    print(f"zerograd: unknown command {args[0]!r}{did_you_mean(args[0], COMMANDS)}\n\n{USAGE}")
     return 2
 
 
@@ -144,8 +143,6 @@ def _parameters(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _call(function: Callable[..., Any], values: dict[str, Any]) -> Any:
-    from zerograd.training.settings import pick
-
     def made(name: str, kind: Any) -> Any:
         return pick(kind, values) if is_dataclass(kind) else values[name]  # type: ignore[arg-type]
 
