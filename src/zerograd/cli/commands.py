@@ -103,18 +103,21 @@ def train(data: DataArguments, tuning: Tuning, config: MeZOConfig, given: dict[s
         try:
             return _train(folder, setup, config, {**vars(data), **vars(tuning)})
         except KeyboardInterrupt:
-            go_on = command_line("train", "--resume", "--output_dir", folder)
-            raise KeyboardInterrupt(f"Continue with: {go_on}") from None
+            raise KeyboardInterrupt(f"Continue with: {_go_on(folder)}") from None
 
 
 def refuse_run(folder: Path) -> None:
     """FileExistsError where a folder holds a run."""
     if holds_run(folder / LOG_NAME):
-        go_on = command_line("train", "--resume", "--output_dir", folder)
         raise FileExistsError(
-            f"{folder} already holds a run ({LOG_NAME}); continue it ({go_on}), begin anew with start_over (which "
-            "moves it to a subfolder), or choose another output_dir"
+            f"{folder} already holds a run ({LOG_NAME}); continue it ({_go_on(folder)}), begin anew with start_over "
+            "(which moves it to a subfolder), or choose another output_dir"
         )
+
+
+def _go_on(folder: Path, *more: object) -> str:
+    """The command that goes on with the run in a folder."""
+    return command_line("train", "--resume", "--output_dir", folder, *more)
 
 
 def _train(folder: Path, setup: Setup, config: MeZOConfig, described: dict[str, Any]) -> Trained:
@@ -220,9 +223,8 @@ def _print_summary(folder: Path, results: Mapping[str, Any], findings: list[Path
 
 def _print_finished(folder: Path) -> None:
     steps = len(StepLog.read(folder / LOG_NAME).steps)
-    longer = command_line("train", "--resume", "--output_dir", folder, "--max_steps", 2 * steps)
     print(
         f"the run in {folder} is finished: all of its {steps} steps are done\n"
-        f"Train it longer:\n  {longer}\n"
+        f"Train it longer:\n  {_go_on(folder, '--max_steps', 2 * steps)}\n"
         f"Rows without labels:\n  {command_line('predict', '--model', folder, '--data', 'NEW.csv')}"
     )
