@@ -119,7 +119,7 @@ CASES = [
     Case(f"train --data one_class.csv {OWN}", 1, "terrible"),
     Case(f"train --data two.csv --num_train 30 --num_test 11 {OWN}", 1, "ask for fewer"),
     Case(f"train --data two.csv --k 30 {OWN}", 1, "give k="),
-    Case("train --data reviews.csv", 1, "your own data needs --prompt"),
+    Case("train --data reviews.csv", 1, "for data of your own, give --prompt"),
     Case("train --data reviews.csv --prompt '{text} It was'", 1, "nothing says what a right answer is"),
     Case("train --data reviews.csv --prompt '{txt} It was' --labels a,b", 1, "no column 'txt'"),
     Case("train --data reviews.csv --prompt '{text} [MASK]' --labels neg=a,pos=b", 1, "mask"),
