@@ -14,7 +14,8 @@ from memory import make_model
 from step import in_parts, make_batches, micro_batches, plain_forward, prompt_lengths, spread, timed
 
 from zerograd import MeZO
-from zerograd.training.adapters import Tuning, apply_tuning
+from zerograd.training.adapters import apply_tuning
+from zerograd.training.tuning import Tuning
 
 
 def ratios(tune: str, batches: list) -> list[float]:

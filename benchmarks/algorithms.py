@@ -155,7 +155,7 @@ def prepare(method: Method, job: Job, args: argparse.Namespace) -> tuple[Any, An
     from zerograd import MeZO
     from zerograd.cli.arguments import DataArguments
     from zerograd.cli.run import set_up
-    from zerograd.core.scales import SCALINGS
+    from zerograd.core.scaling import SCALINGS
     from zerograd.core.specs import parse
     from zerograd.estimators import ESTIMATORS
     from zerograd.schedules import Linear

@@ -18,8 +18,9 @@ from transformers import AutoTokenizer, OPTConfig, OPTForCausalLM
 
 from zerograd.evaluation.bound_task import BoundTask
 from zerograd.tasks import get_task
-from zerograd.tasks.data import SplitSizes, load_splits
-from zerograd.tasks.prompts import Example
+from zerograd.tasks.data import load_splits
+from zerograd.tasks.example import Example
+from zerograd.tasks.splits import SplitSizes
 
 ASKED = {"sst2": 4, "copa": 4, "record": 8, "squad": 4}
 

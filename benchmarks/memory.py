@@ -24,8 +24,9 @@ from zerograd.core.device import peak_memory_bytes
 from zerograd.evaluation.losses import cross_entropy
 from zerograd.evaluation.packing import collate
 from zerograd.tasks import Query
-from zerograd.tasks.prompts import Example
-from zerograd.training.adapters import Tuning, apply_tuning
+from zerograd.tasks.example import Example
+from zerograd.training.adapters import apply_tuning
+from zerograd.training.tuning import Tuning
 
 SHAPES = {  # hidden size, layers, heads, width of the embedding
     "125m": (768, 12, 12, 768), "350m": (1024, 24, 16, 512), "1.3b": (2048, 24, 32, 2048), "2.7b": (2560, 32, 32, 2560),

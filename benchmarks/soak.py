@@ -22,7 +22,8 @@ from zerograd import MeZO, load_model, replay
 from zerograd.core.records import SIZE
 from zerograd.evaluation.bound_task import BoundTask
 from zerograd.tasks import get_task
-from zerograd.tasks.data import SplitSizes, load_splits
+from zerograd.tasks.data import load_splits
+from zerograd.tasks.splits import SplitSizes
 from zerograd.training.models import demo_folder
 
 BATCH = 2

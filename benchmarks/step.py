@@ -28,7 +28,7 @@ from zerograd.evaluation.losses import cross_entropy
 from zerograd.evaluation.packing import Batch, PackedBatch, collate, pack, stack
 from zerograd.noise import Noise, Terms
 from zerograd.tasks import Query
-from zerograd.tasks.prompts import Example
+from zerograd.tasks.example import Example
 
 LABELS = [6587, 372]
 

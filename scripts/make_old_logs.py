@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from zerograd import MeZO
-from zerograd.core.scales import Expectation, Variance
+from zerograd.core.scaling import Expectation, Variance
 from zerograd.estimators import SPSA, OneSided, RandomDescent, Rank
 from zerograd.schedules import Linear, Stages
 from zerograd.updates import Adam, Momentum, Normalised, ScalarMoment, Sign

@@ -11,7 +11,7 @@ import torch
 
 from architectures import loss_closure, make_tiny, same, state
 from zerograd import LogError, MeZO, StepLog, replay
-from zerograd.core.scales import SCALINGS, Variance
+from zerograd.core.scaling import SCALINGS, Variance
 from zerograd.core.specs import build, describe, parse
 from zerograd.estimators import ESTIMATORS, SPSA, OneSided, RandomDescent, Rank
 from zerograd.schedules import Linear, Stages, parse_schedule

@@ -12,7 +12,8 @@ from architectures import same, state
 from zerograd import MeZO, replay
 from zerograd.evaluation.bound_task import BoundTask
 from zerograd.tasks import get_task
-from zerograd.tasks.data import SplitSizes, load_splits
+from zerograd.tasks.data import load_splits
+from zerograd.tasks.splits import SplitSizes
 from zerograd.training.models import load_model
 
 pytestmark = pytest.mark.real

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from zerograd.core.steplog import StepLog as StepLog
     from zerograd.tasks import Task as Task
     from zerograd.tasks import get_task as get_task
-    from zerograd.tasks.data import SplitSizes as SplitSizes
     from zerograd.tasks.data import load_splits as load_splits
+    from zerograd.tasks.splits import SplitSizes as SplitSizes
     from zerograd.training.adapters import apply_tuning as apply_tuning
     from zerograd.training.config import MeZOArguments as MeZOArguments
     from zerograd.training.config import MeZOConfig as MeZOConfig
@@ -52,7 +52,7 @@ HOMES = {
     "MeZOSFTTrainer": "training.sft",
     "MeZOTrainer": "training.trainer",
     "NonFiniteLossError": "core.optimizer",
-    "SplitSizes": "tasks.data",
+    "SplitSizes": "tasks.splits",
     "StepLog": "core.steplog",
     "Task": "tasks",
     "Tuning": "training.tuning",

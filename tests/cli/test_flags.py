@@ -137,7 +137,8 @@ WRONG = [  # what is typed, and the one line that answers
     ("train --fp16", "--fp16=True cannot be used: it scales the loss for backpropagation"),
     ("train --optim adafactor", "--optim='adafactor' cannot be used: MeZO is the optimiser"),
     ("train --label_smoothing_factor 0.1", "--label_smoothing_factor=0.1 cannot be used with a task"),
-    ("train --warmup_steps 10", "--warmup_steps=10.0 does nothing with lr_scheduler_type='constant'"),
+    ("train --warmup_steps 10 --lr_scheduler_type constant", "--warmup_steps=10.0 does nothing with lr_scheduler_type"),
+    ("train --lr_scheduler_kwargs {{\"a\":1}}", "does nothing with lr_scheduler_type='constant'"),
     ("train --data {folder}/revews.csv", "there is no file or folder {folder}/revews.csv; did you mean {folder}/rev"),
     ("train --model /no/such/model", "--model: there is no file or folder /no/such/model"),
     ("train --config {folder}/none.yaml", "--config {folder}/none.yaml: there is no such file"),
@@ -160,6 +161,10 @@ def test_a_mistake_is_answered_in_a_line(line: str, message: str, tmp_path: Path
     said = capsys.readouterr()
     assert message.format(folder=tmp_path) in said.err
     assert said.err.count("\n") == 1 and not said.out
+
+
+def test_a_warm_up_takes_its_schedule_along() -> None:
+    assert read_given("train", ["--warmup_steps", "10"]) == {"warmup_steps": 10.0}  # `pairs.follow` does the rest
 
 
 def test_mixed_precision_and_reporters_that_this_machine_lacks(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -69,10 +69,12 @@ def test_a_model_that_is_no_run_takes_a_prompt(unlabelled: Path, capsys: Any) ->
 def test_wrong_input(run: Path, unlabelled: Path, tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "other.csv").write_text("text\nhello\n")
     (tmp_path / "taken.csv").write_text("review,prediction\nhello,x\n")
+    (tmp_path / "flat.csv").write_text("review,probability_film\nhello,x\n")
     for line, words in {
         f"--model {run}": "give the rows with --data FILE",
         f"--model {run} --data {tmp_path}/other.csv": "no column 'review'",
         f"--model {run} --data {tmp_path}/taken.csv": "have a column 'prediction'",
+        f"--model {run} --data {tmp_path}/flat.csv": "have a column 'probability_film'",
         f"--model {run} --data {tmp_path}/none.csv": "there is no",
         f"--model {run} --data {unlabelled} --output {tmp_path}/p.txt": "is neither .csv nor .jsonl",
         f"--model {run} --data {unlabelled} --output {tmp_path}/none/p.csv": "does not exist",

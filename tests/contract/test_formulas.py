@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from zerograd import MeZO
-from zerograd.core.scales import Expectation, Variance
+from zerograd.core.scaling import Expectation, Variance
 from zerograd.estimators import SPSA, OneSided, RandomDescent, Rank
 from zerograd.noise import reference
 from zerograd.updates import SGD, Adam, Momentum, Normalised, ScalarMoment, Sign

@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 
 from architectures import loss_closure, make_tiny, same, state
 from zerograd import MeZO, StepLog, replay
-from zerograd.core.scales import Expectation, Variance
+from zerograd.core.scaling import Expectation, Variance
 from zerograd.estimators import ESTIMATORS
 from zerograd.schedules import Linear
 from zerograd.updates import UPDATES, Adam, Momentum

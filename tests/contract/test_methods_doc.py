@@ -33,7 +33,7 @@ def test_the_methods_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_every_method_is_in_the_tables() -> None:
-    from zerograd.core.scales import SCALINGS
+    from zerograd.core.scaling import SCALINGS
     from zerograd.estimators import ESTIMATORS
     from zerograd.updates import UPDATES
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from architectures import loss_closure, make_tiny
 from zerograd import MeZO, estimators, replay
 from zerograd.core.safety import ProbeError
-from zerograd.core.scales import Variance
+from zerograd.core.scaling import Variance
 from zerograd.noise import Noise
 
 

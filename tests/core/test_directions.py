@@ -14,7 +14,8 @@ from zerograd import LogError, MeZO, StepLog, replay
 from zerograd.core.blocks import Blocks, block_name
 from zerograd.core.parameters import Parameters
 from zerograd.core.probe import Parts
-from zerograd.core.scales import Expectation, Variance, parameter_norms
+from zerograd.core.scales import parameter_norms
+from zerograd.core.scaling import Expectation, Variance
 from zerograd.noise import Noise
 
 

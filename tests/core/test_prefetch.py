@@ -10,9 +10,10 @@ from zerograd.core.perturb.offload import offload
 from zerograd.core.perturb.prefetch import LARGE, move_small
 from zerograd.core.perturb.reads import Reads
 from zerograd.core.perturb.scratch import Scratch
-from zerograd.core.scales import Variance
+from zerograd.core.scaling import Variance
 from zerograd.noise import Noise
-from zerograd.training.adapters import Tuning, apply_tuning
+from zerograd.training.adapters import apply_tuning
+from zerograd.training.tuning import Tuning
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

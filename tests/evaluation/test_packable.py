@@ -15,7 +15,7 @@ from zerograd.evaluation.evaluate import score_candidates
 from zerograd.evaluation.packable import UNLIMITED, packable_length
 from zerograd.evaluation.twin import twin_of
 from zerograd.tasks import Query
-from zerograd.tasks.prompts import Example
+from zerograd.tasks.example import Example
 
 MAMBA = {"mamba_d_state": 8, "mamba_d_conv": 4, "mamba_expand": 2}
 HYBRIDS: dict[str, Callable[[], Any]] = {

@@ -9,7 +9,7 @@ import pytest
 
 from zerograd.evaluation.rewards import Reward, RewardError
 from zerograd.tasks import Query
-from zerograd.tasks.prompts import Example
+from zerograd.tasks.example import Example
 
 EXAMPLES = [Example(i, {"q": f"q{i}", "gold": i, "index": i}, Query(f"p{i}"), [1], []) for i in (3, 4)]
 

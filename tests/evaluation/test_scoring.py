@@ -23,9 +23,10 @@ from zerograd.evaluation.metrics import RATINGS
 from zerograd.evaluation.packable import UNLIMITED, packable_length
 from zerograd.evaluation.packing import CALL_TOKENS, WAVE, Batch, bounded, cheapest_cuts, collate, pack, stack
 from zerograd.tasks import TASKS, Query
-from zerograd.tasks.data import SplitSizes, load_splits
+from zerograd.tasks.data import load_splits
+from zerograd.tasks.example import Example
 from zerograd.tasks.objective import OBJECTIVES
-from zerograd.tasks.prompts import Example
+from zerograd.tasks.splits import SplitSizes
 from zerograd.training.task_trainer import TaskTrainer
 
 LABELS = [5, 9, 30]

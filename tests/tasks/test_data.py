@@ -8,7 +8,9 @@ import pytest
 from datasets import Dataset
 
 from zerograd.tasks import Task, get_task
-from zerograd.tasks.data import DataError, Splits, SplitSizes, load_splits
+from zerograd.tasks.data import load_splits
+from zerograd.tasks.splits import Splits, SplitSizes
+from zerograd.tasks.table import DataError
 from zerograd.training.models import demo_folder
 
 MOOD = Task("mood", "{text} It was", labels=("bad", "fine", "good"))

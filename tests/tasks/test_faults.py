@@ -8,7 +8,9 @@ import pytest
 
 from zerograd.cli.main import main
 from zerograd.tasks import Task, get_task
-from zerograd.tasks.data import DataError, SplitSizes, load_split, load_splits, unlabelled_rows
+from zerograd.tasks.data import load_split, load_splits, unlabelled_rows
+from zerograd.tasks.splits import SplitSizes
+from zerograd.tasks.table import DataError
 
 MOOD = Task("mood", "{text} It was", labels=("terrible", "great"), label_values=("neg", "pos"))
 WORDS = Task("mood", "{text} It was", labels=("terrible", "great"))

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from zerograd.tasks.data import DataError
 from zerograd.tasks.files import read_file
-from zerograd.tasks.table import Table
+from zerograd.tasks.table import DataError, Table
 
 BODY = "text,label\na film,pos\nanother,neg\n"
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from zerograd.cli.arguments import DataArguments, EvalArguments, batch_remark, splits_of
 from zerograd.cli.run import set_up
 from zerograd.tasks import Task
-from zerograd.tasks.data import DataError, Splits, SplitSizes, load_splits
-from zerograd.tasks.splits import describe, share
+from zerograd.tasks.data import load_splits
+from zerograd.tasks.splits import Splits, SplitSizes, describe, share
+from zerograd.tasks.table import DataError
 
 MOOD = Task("data", "{text} It was", labels=("terrible", "great"), label_values=("neg", "pos"))
 OWN = {"prompt": "{text} It was", "labels": "neg=terrible,pos=great"}

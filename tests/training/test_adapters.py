@@ -17,10 +17,11 @@ from zerograd.evaluation.logprobs import candidate_scores
 from zerograd.evaluation.packable import packable_length
 from zerograd.evaluation.packing import pack, stack
 from zerograd.tasks import Query
-from zerograd.tasks.prompts import Example
-from zerograd.training.adapters import Tuning, apply_tuning
+from zerograd.tasks.example import Example
+from zerograd.training.adapters import apply_tuning
 from zerograd.training.models import load_adapter, load_model
-from zerograd.training.prefix import AdapterError, read_cache
+from zerograd.training.prefix import read_cache
+from zerograd.training.tuning import AdapterError, Tuning
 
 PEFT = ["opt", "gpt2", "llama", "qwen3", "gemma3", "mixtral", "roberta", "bert"]
 IDS = torch.arange(3, 17).reshape(2, 7)

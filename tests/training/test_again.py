@@ -126,6 +126,8 @@ def test_starting_over_moves_the_run_aside(tmp_path: Path, splits: Any, caplog: 
     first = make(tmp_path, splits, save_strategy="steps", save_steps=3)
     first.train()
     log = (tmp_path / "steps.zlog").read_bytes()
+    for name in ("config.json", "model.safetensors"):  # a model that was saved would pass for the next run's
+        (tmp_path / name).touch()
     for number, seed in ((1, 7), (2, 8)):
         again = make(tmp_path, splits, start_over=True, seed=seed)  # any model: nothing is deleted
         again.train()
@@ -133,7 +135,8 @@ def test_starting_over_moves_the_run_aside(tmp_path: Path, splits: Any, caplog: 
         assert StepLog.read(tmp_path / "steps.zlog").header.seed == seed
         assert not list(tmp_path.glob("checkpoint-*"))
     assert (tmp_path / "earlier-1" / "steps.zlog").read_bytes() == log
-    assert {p.name for p in (tmp_path / "earlier-1").iterdir()} == {"steps.zlog", "checkpoint-3", "checkpoint-6"}
+    moved = {p.name for p in (tmp_path / "earlier-1").iterdir()}
+    assert moved == {"steps.zlog", "checkpoint-3", "checkpoint-6", "config.json", "model.safetensors"}
     resumed = make(tmp_path / "earlier-1", splits, max_steps=STEPS + 1, resume=True)
     assert resumed.train().global_step == STEPS + 1
 
@@ -153,7 +156,7 @@ def test_the_command_starts_over(tmp_path: Path, capsys: pytest.CaptureFixture[s
     command = ["train", *few.split(), "--output_dir", str(tmp_path)]
     assert main(command) == 0
     assert main(command) == 1
-    assert "begin anew with --start_over" in capsys.readouterr().err
+    assert "begin anew with start_over" in capsys.readouterr().err
     assert main([*command, "--start_over"]) == 0
     assert f"the run in {tmp_path} was moved to {tmp_path}/earlier-1" in capsys.readouterr().out
-    assert {"steps.zlog", "run.json", "results.json"} <= {p.name for p in (tmp_path / "earlier-1").iterdir()}
+    assert {"steps.zlog", "run.yaml", "results.json"} <= {p.name for p in (tmp_path / "earlier-1").iterdir()}

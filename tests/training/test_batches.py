@@ -13,7 +13,7 @@ from zerograd import MeZOConfig, MeZOTrainer
 from zerograd.evaluation.evaluate import batches
 from zerograd.evaluation.packing import pack
 from zerograd.tasks import Query
-from zerograd.tasks.prompts import Example
+from zerograd.tasks.example import Example
 
 
 class Mean(torch.nn.Module):

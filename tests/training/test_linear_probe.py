@@ -16,9 +16,9 @@ from zerograd.cli.run import Setup, set_up
 from zerograd.evaluation.bound_task import BoundTask
 from zerograd.tasks import get_task
 from zerograd.tasks.prompts import PromptError
-from zerograd.training.adapters import Tuning
 from zerograd.training.linear_probe import hidden_states, linear_probe
 from zerograd.training.models import load_model
+from zerograd.training.tuning import Tuning
 
 
 @pytest.fixture(autouse=True)

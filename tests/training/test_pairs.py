@@ -37,7 +37,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"k": 16, "num_train": 100}, "k 16 and num_train 100 both say how many"),
     ({"lora_r": 4}, "lora_r is a setting of --tune lora, and tune is not given"),
     ({"tune": "lora", "num_virtual_tokens": 4}, "of --tune prefix and prompt, and tune is lora"),
-    ({"warmup_steps": 10, "lr_scheduler_type": "constant"}, "constant has no warm-up"),
     ({"push_to_hub": True, "hub_strategy": "every_save"}, "every_save would push the base weights"),
 ]
 

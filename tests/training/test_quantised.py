@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM, TorchAoConfig
 from architectures import loss_closure
 from zerograd import MeZO, StepLog, replay
 from zerograd.core.parameters import frozen_note
-from zerograd.training.adapters import Tuning, apply_tuning
+from zerograd.training.adapters import apply_tuning
 from zerograd.training.models import ModelError, load_adapter, load_model
-from zerograd.training.prefix import AdapterError
+from zerograd.training.tuning import AdapterError, Tuning
 
 pytestmark = pytest.mark.real
 

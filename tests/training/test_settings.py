@@ -7,9 +7,9 @@ from zerograd import MeZOArguments, MeZOConfig
 from zerograd.cli import arguments
 from zerograd.cli.compare.runner import CompareArguments
 from zerograd.cli.plan.command import PlanArguments
-from zerograd.training.adapters import Tuning
 from zerograd.training.config import DECIDING
 from zerograd.training.settings import MAY_CHANGE, MODEL, PROMPT, ROWS, WEIGHTS, deciding, documented, entries_of, pick
+from zerograd.training.tuning import Tuning
 
 KINDS = [
     arguments.TaskArguments, arguments.DataArguments, arguments.PresetArguments, arguments.EvalArguments,

@@ -14,8 +14,9 @@ from zerograd import LogError, MeZO, MeZOConfig, MeZOMixin, MeZOTrainer, StepLog
 from zerograd.estimators import SPSA
 from zerograd.evaluation.bound_task import BoundTask
 from zerograd.tasks import get_task
-from zerograd.tasks.data import SplitSizes, load_splits
+from zerograd.tasks.data import load_splits
 from zerograd.tasks.prompts import PromptError
+from zerograd.tasks.splits import SplitSizes
 from zerograd.training.models import demo_folder, load_model
 from zerograd.updates import SGD
 

@@ -5,7 +5,8 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 from architectures import make_tiny, same, state
-from zerograd.training.adapters import Tuning, apply_tuning
+from zerograd.training.adapters import apply_tuning
+from zerograd.training.tuning import Tuning
 
 
 def test_loras_scale_is_alpha_over_r() -> None:

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from zerograd.evaluation.bound_task import BoundTask
 from zerograd.evaluation.evaluate import Prediction
 from zerograd.tasks import Row, Task
-from zerograd.tasks.prompts import Example
+from zerograd.tasks.example import Example
 
 FILLER = "-"  # stands where a right answer is read and none is known
 ANSWER = "zerograd answer"  # the column it stands in, where a task names none

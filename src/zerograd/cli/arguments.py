@@ -6,8 +6,9 @@ from typing import Annotated
 
 from zerograd.evaluation.rewards import Reward
 from zerograd.tasks import MESSAGES, Task, TaskError, custom_task, get_task
-from zerograd.tasks.data import DataError, Splits, SplitSizes, columns_of, load_splits
-from zerograd.tasks.splits import one_class
+from zerograd.tasks.data import columns_of, load_splits
+from zerograd.tasks.splits import Splits, SplitSizes, one_class
+from zerograd.tasks.table import DataError
 from zerograd.training.models import DTYPES, QUANTIZE, ModelError, demo_folder
 from zerograd.training.ranges import check_ranges
 from zerograd.training.settings import MAY_CHANGE, MODEL, PROMPT, ROWS, deciding, documented

@@ -1,5 +1,6 @@
 """The model card: what was trained, on what, by which command, what came of it, and how to get the same again."""
 
+import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -12,8 +13,8 @@ from zerograd.cli.again import PATHS, RUN, typed
 from zerograd.cli.output import write_whole
 from zerograd.cli.pictures import shown
 from zerograd.cli.run import START, Setup
+from zerograd.training.checkpoints import LOG_NAME
 from zerograd.training.models import ADAPTER_CONFIG
-from zerograd.training.trainer import LOG_NAME
 
 CARD = "README.md"
 TASKS = {"classification": "text-classification", "choice": "multiple-choice"}  # the hub's names; else text-generation
@@ -107,7 +108,7 @@ def _command(folder: Path) -> str:
 
 
 def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return json.dumps(value) if isinstance(value, (bool, dict)) else str(value)
 
 
 def _cell(value: Any) -> str:

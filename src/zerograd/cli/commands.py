@@ -16,15 +16,14 @@ from zerograd.cli.output import print_all, write_json, writing
 from zerograd.cli.pictures import draw_curve, shown, title_of
 from zerograd.cli.preflight import check_rates, check_typed, refuse_encoder_decoder
 from zerograd.cli.report import command_line, versions, write_findings, write_predictions
-from zerograd.cli.run import START, Setup, check_resumed, plan_of, save_start, set_up, settings_of
-from zerograd.cli.trained import RESULTS, finished, flags_of
+from zerograd.cli.run import START, Setup, check_resumed, deciding_settings, plan_of, save_start, set_up
+from zerograd.cli.trained import RESULTS, eval_flags, finished
 from zerograd.core.device import peak_memory_bytes
 from zerograd.core.directions import check_directions
 from zerograd.core.steplog import StepLog, holds_run
 from zerograd.evaluation.evaluate import Prediction
 from zerograd.tasks.model_kind import model_kind
-from zerograd.training.adapters import Tuning
-from zerograd.training.checkpoints import set_aside
+from zerograd.training.checkpoints import LOG_NAME, set_aside
 from zerograd.training.config import MeZOConfig
 from zerograd.training.defaults import defaults_for, kind_of_adapter, preset_remark
 from zerograd.training.linear_probe import NO_PROBE, linear_probe
@@ -33,7 +32,7 @@ from zerograd.training.pairs import follow
 from zerograd.training.presets import get_preset
 from zerograd.training.progress import shows_bars
 from zerograd.training.settings import MODEL, PROMPT, ROWS
-from zerograd.training.trainer import LOG_NAME
+from zerograd.training.tuning import Tuning
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def train(data: DataArguments, tuning: Tuning, config: MeZOConfig, given: dict[s
         What it made; None where the run is finished already.
     """
     folder = Path(str(config.output_dir))
-    settings = settings_of(data, tuning, config)
+    settings = deciding_settings(data, tuning, config)
     check_rates(config)
     with writing(folder):
         running = holds_run(folder / LOG_NAME) and not config.start_over
@@ -104,18 +103,21 @@ def train(data: DataArguments, tuning: Tuning, config: MeZOConfig, given: dict[s
         try:
             return _train(folder, setup, config, {**vars(data), **vars(tuning)})
         except KeyboardInterrupt:
-            go_on = command_line("train", "--resume", "--output_dir", folder)
-            raise KeyboardInterrupt(f"Continue with: {go_on}") from None
+            raise KeyboardInterrupt(f"Continue with: {_go_on(folder)}") from None
 
 
 def refuse_run(folder: Path) -> None:
     """FileExistsError where a folder holds a run."""
     if holds_run(folder / LOG_NAME):
-        go_on = command_line("train", "--resume", "--output_dir", folder)
         raise FileExistsError(
-            f"{folder} already holds a run ({LOG_NAME}); continue it ({go_on}), begin anew with start_over (which "
-            "moves it to a subfolder), or choose another output_dir"
+            f"{folder} already holds a run ({LOG_NAME}); continue it ({_go_on(folder)}), begin anew with start_over "
+            "(which moves it to a subfolder), or choose another output_dir"
         )
+
+
+def _go_on(folder: Path, *more: object) -> str:
+    """The command that goes on with the run in a folder."""
+    return command_line("train", "--resume", "--output_dir", folder, *more)
 
 
 def _train(folder: Path, setup: Setup, config: MeZOConfig, described: dict[str, Any]) -> Trained:
@@ -187,7 +189,7 @@ def probe_head(args: LinearProbeArguments) -> None:
         passes = linear_probe(model, bound, setup.train, early_stopping=True)
         after = bound.evaluate(model, setup.test, shows_bars(None))
         save_model(model, setup.tokenizer, folder)
-    flags = flags_of(vars(args))
+    flags = eval_flags(vars(args))
     if args.model is None:  # a folder's defaults are the paper's; these are the demo's
         flags += [] if "--data" in flags else ["--data", str(demo_folder("data"))]
         flags += ["--learning_rate", "5e-6", "--max_steps", "1000"]
@@ -206,7 +208,7 @@ def _print_summary(folder: Path, results: Mapping[str, Any], findings: list[Path
         )
     metric = results["metric"]
     before, after = (shown(metric, results[when][metric]) for when in ("before", "after"))
-    flags = flags_of(results["config"], ROWS, PROMPT, MODEL)
+    flags = eval_flags(results["config"], ROWS, PROMPT, MODEL)
     print(
         f"\n{metric} on the test rows: {before} -> {after} "
         f"({results['steps']} steps, {results['seconds']:.0f} s, best step {results['selected_step']})\n"
@@ -221,9 +223,8 @@ def _print_summary(folder: Path, results: Mapping[str, Any], findings: list[Path
 
 def _print_finished(folder: Path) -> None:
     steps = len(StepLog.read(folder / LOG_NAME).steps)
-    longer = command_line("train", "--resume", "--output_dir", folder, "--max_steps", 2 * steps)
     print(
         f"the run in {folder} is finished: all of its {steps} steps are done\n"
-        f"Train it longer:\n  {longer}\n"
+        f"Train it longer:\n  {_go_on(folder, '--max_steps', 2 * steps)}\n"
         f"Rows without labels:\n  {command_line('predict', '--model', folder, '--data', 'NEW.csv')}"
     )

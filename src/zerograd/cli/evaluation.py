@@ -3,15 +3,14 @@
 from pathlib import Path
 
 from zerograd.cli.arguments import EvalArguments, splits_of, task_of
-from zerograd.cli.output import print_all, refuse_file
+from zerograd.cli.output import check_file, print_all, refuse_file
 from zerograd.cli.preflight import check_device, check_fits
 from zerograd.cli.report import write_findings, write_predictions
-from zerograd.cli.trained import Run
-from zerograd.core.perturb.offload import offload
+from zerograd.cli.trained import Run, load_trained
 from zerograd.evaluation.bound_task import BoundTask
 from zerograd.evaluation.evaluate import Prediction
-from zerograd.tasks.prompts import Example
-from zerograd.training.models import check_model, load_model
+from zerograd.tasks.example import Example
+from zerograd.training.models import check_model
 from zerograd.training.progress import shows_bars
 
 
@@ -26,15 +25,8 @@ def evaluate(args: EvalArguments) -> None:
     task = task_of(args)
     check_fits(args.model, args.adapter, task, None)
     splits = splits_of(args, task, args.seed)
-    start = args.adapter if run is None else run.start(args.adapter)
-    model, tokenizer = load_model(
-        args.model, dtype, start, args.quantize, replace=run is not None, offload=args.offload
-    )
-    if run is not None:
-        run.replay_onto(model, step)
-        print(f"applied {applied}")
-    if args.offload:
-        offload(model, "cuda")
+    model, tokenizer = load_trained(args, run, step)
+    print_all([f"applied {applied}" if run is not None else ""])
     bound = BoundTask.make(task, model, tokenizer)
     print_all([*splits.notes, *bound.prompter.remarks(), *([] if run is None else run.remarks(args))])
     demos = bound.draw_demos(splits.train, args.demos, len(splits.test), args.demo_sets == "each", args.seed)
@@ -49,11 +41,7 @@ def evaluate(args: EvalArguments) -> None:
 
 def _check_eval(args: EvalArguments) -> None:
     if args.predictions is not None:
-        path = Path(args.predictions).absolute()
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"the folder of --predictions {args.predictions} does not exist; make it first")
-        if path.is_dir():
-            raise FileExistsError(f"--predictions {args.predictions} is a folder; it must be a file")
+        check_file("--predictions", args.predictions)
     if args.report is not None:
         refuse_file(Path(args.report))
     if args.step is not None and args.log is None:

@@ -4,7 +4,6 @@ import base64
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,12 @@ from zerograd.cli.again import continued
 from zerograd.cli.answers import Answer, Answerer, answers_of, own_columns
 from zerograd.cli.arguments import DataArguments, PresetArguments
 from zerograd.cli.commands import Trained, refuse_run, train, train_defaults
-from zerograd.cli.memory import free_folder, removed_if_unused, table_of, with_rows_in_files
 from zerograd.cli.pictures import shown
+from zerograd.cli.rows_in_files import free_folder, rows_in_files, table_of
 from zerograd.tasks import MESSAGES, Row, Task
-from zerograd.training.adapters import Tuning
 from zerograd.training.config import MeZOConfig
-from zerograd.training.settings import pick
+from zerograd.training.settings import did_you_mean, pick
+from zerograd.training.tuning import Tuning
 
 KINDS = (DataArguments, Tuning, PresetArguments, MeZOConfig)  # of `zerograd train`
 
@@ -131,9 +130,8 @@ def finetune(
     try:
         if not (given.get("resume") or given.get("start_over")):
             refuse_run(folder)
-        with removed_if_unused(folder):
-            given = with_rows_in_files(given, folder)
-            made = _run(continued({name: _word(value) for name, value in given.items()}))
+        with rows_in_files(given, folder) as asked:
+            made = _run(continued({name: _word(value) for name, value in asked.items()}))
     except OSError as error:
         raise ValueError(str(error)) from error
     if made is None:
@@ -163,8 +161,7 @@ def _check_names(given: Mapping[str, Any]) -> None:
     names = [f.name for kind in KINDS for f in fields(kind) if f.init]
     for name in given:
         if name not in names:
-            near = get_close_matches(name, names, n=1)
-            raise TypeError(f"unknown setting {name!r}{f'; did you mean {near[0]!r}?' if near else ''}")
+            raise TypeError(f"unknown setting {name!r}{did_you_mean(name, names)}")
 
 
 def _labels(labels: Any) -> str | None:

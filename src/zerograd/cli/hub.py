@@ -7,6 +7,7 @@ from transformers import TrainingArguments
 
 from zerograd.cli.report import command_line
 from zerograd.training.checkpoints import EARLIER
+from zerograd.training.models import first_line
 from zerograd.training.run_folder import BASE_NAME
 
 LEFT_OUT = ["_*", ".*", "checkpoint-*", f"{EARLIER}-*", BASE_NAME, "training_args.bin"]
@@ -20,7 +21,8 @@ def check_hub(config: TrainingArguments) -> None:
         HfApi(token=config.hub_token).whoami()
     except Exception as error:  # of the connection, of the token and of the hub: a dozen unrelated types
         raise ValueError(
-            f"cannot push to the hub: {_first_line(error)}. Log in with `hf auth login`, or leave out --push_to_hub"
+            f"cannot push to the hub: {first_line(error).rstrip('.')}. Log in with `hf auth login`, or leave out "
+            "--push_to_hub"
         ) from error
 
 
@@ -43,10 +45,7 @@ def push(folder: Path, repo: str, config: TrainingArguments) -> None:
     except Exception as error:  # as above
         again = command_line("upload", repo, folder).partition(" ")[2]
         raise OSError(
-            f"the run is whole in {folder}, but could not be pushed: {_first_line(error)}. Push it with: hf {again}"
+            f"the run is whole in {folder}, but could not be pushed: {first_line(error).rstrip('.')}. Push it "
+            f"with: hf {again}"
         ) from error
     print(f"Pushed: {done.commit_url}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -10,11 +10,11 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
 from zerograd.cli.table import COMMANDS, RENAMED
+from zerograd.training.settings import did_you_mean, pick
 
 USAGE = "\n".join([
     f"usage: zerograd {{{','.join(COMMANDS)}}} [options]\n",
@@ -58,8 +58,7 @@ def _main(args: list[str]) -> int:
         hint = f"is now called {RENAMED[args[0]]!r}: zerograd {RENAMED[args[0]]} ..."
         print(f"zerograd: the command {args[0]!r} {hint}", file=sys.stderr)
         return 2
-    near = get_close_matches(args[0], COMMANDS, n=1)
-    print(f"zerograd: unknown command {args[0]!r}{f'; did you mean {near[0]!r}?' if near else ''}\n\n{USAGE}")
+    print(f"zerograd: unknown command {args[0]!r}{did_you_mean(args[0], COMMANDS)}\n\n{USAGE}")
     return 2
 
 
@@ -93,8 +92,7 @@ def _explained(args: list[str]) -> int:
     except KeyboardInterrupt as stopped:  # (of a run that has begun it says how to go on)
         from zerograd.cli.report import command_line
 
-        rest = [a for a in args if a != "--start_over"]  # it may have begun
-        again = str(stopped) or (f"Continue with: {command_line(*rest)}" if args[0] in ("train", "compare") else "")
+        again = str(stopped) or (f"Continue with: {command_line(*args)}" if args[0] in ("train", "compare") else "")
         print(f"\nzerograd: interrupted. {again}".rstrip(), file=sys.stderr)
         return 130
     except BrokenPipeError:
@@ -105,10 +103,9 @@ def _explained(args: list[str]) -> int:
         print(f"zerograd {args[0]}: {error}", file=sys.stderr)
         return 2
     except (ValueError, TypeError, OSError, MemoryError, RuntimeError, IndexError) as error:
-        if (
-            trace
-        ):  # (the last two are PyTorch's, of a model that cannot be run, with its own calls behind the first line)
+        if trace:
             raise
+        # the last two are PyTorch's, of a model that cannot be run, with its own calls behind the first line
         said = str(error) if isinstance(error, (ValueError, OSError)) else (str(error).splitlines() or [""])[0]
         print(f"zerograd: error: {said or type(error).__name__}\n(--traceback shows where)", file=sys.stderr)
         return 1
@@ -146,8 +143,6 @@ def _parameters(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _call(function: Callable[..., Any], values: dict[str, Any]) -> Any:
-    from zerograd.training.settings import pick
-
     def made(name: str, kind: Any) -> Any:
         return pick(kind, values) if is_dataclass(kind) else values[name]  # type: ignore[arg-type]
 

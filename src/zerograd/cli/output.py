@@ -36,7 +36,7 @@ def writing(folder: Path, empty: bool = False) -> Iterator[None]:
     except InUseError:
         raise
     except OSError as error:
-        _remove_empty(missing)
+        remove_empty(missing)
         raise OSError(f"cannot write to the folder {folder}: {error.strerror}; choose another place") from error
     try:
         if empty:
@@ -44,7 +44,7 @@ def writing(folder: Path, empty: bool = False) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        _remove_empty(missing)
+        remove_empty(missing)
 
 
 def refuse_file(folder: Path) -> None:
@@ -52,6 +52,15 @@ def refuse_file(folder: Path) -> None:
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise FileExistsError(f"{there} is a file; it must be a folder")
+
+
+def check_file(flag: str, name: str) -> None:
+    """Refuse a file that a flag names where it could not be written: FileNotFoundError, FileExistsError."""
+    path = Path(name).absolute()
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"the folder of {flag} {name} does not exist; make it first")
+    if path.is_dir():
+        raise FileExistsError(f"{flag} {name} is a folder; it must be a file")
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -113,7 +122,7 @@ def _refuse_full(folder: Path) -> None:
         raise FileExistsError(f"{folder} is not empty; choose another --output_dir")
 
 
-def _remove_empty(made: list[Path]) -> None:
+def remove_empty(made: list[Path]) -> None:
     """Remove folders that were made for nothing, the innermost first."""
     for path in made:
         try:

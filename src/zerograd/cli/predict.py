@@ -11,17 +11,16 @@ from typing import Any
 from zerograd.cli.again import noted
 from zerograd.cli.answers import Answer, Answerer, own_columns
 from zerograd.cli.arguments import DataArguments, PredictArguments, TaskArguments, task_of
-from zerograd.cli.output import print_all, write_whole
+from zerograd.cli.output import check_file, print_all, write_whole
 from zerograd.cli.preflight import check_device, check_fits
-from zerograd.cli.trained import Run, holds_model
-from zerograd.core.perturb.offload import offload
+from zerograd.cli.trained import Run, holds_model, load_trained
 from zerograd.tasks import Row, Task, TaskError
 from zerograd.tasks.data import unlabelled_rows
 from zerograd.tasks.files import read_file
-from zerograd.training.models import ADAPTER_CONFIG, check_model, load_model
+from zerograd.training.checkpoints import LOG_NAME
+from zerograd.training.models import ADAPTER_CONFIG, check_model
 from zerograd.training.progress import shows_bars
 from zerograd.training.settings import PROMPT, deciding, pick
-from zerograd.training.trainer import LOG_NAME
 
 FIRST = 10  # rows that are shown where no file is written
 ASKS = ("stop", "max_new_tokens", "objective")  # what is asked, besides the prompt and its columns
@@ -50,15 +49,8 @@ def predict(args: PredictArguments, given: dict[str, Any]) -> None:
     rows = unlabelled_rows(task, args.data, skip_bad_rows=args.skip_bad_rows, notes=notes, encoding=args.encoding)
     check_names(task, rows)
     shown = rows if args.output is not None else rows[:FIRST]
-    start = data.adapter if run is None else run.start(data.adapter)
-    model, tokenizer = load_model(
-        data.model, dtype, start, data.quantize, replace=run is not None, offload=data.offload
-    )
-    if run is not None:
-        run.replay_onto(model, step)
-        notes.append(f"applied {applied}")
-    if data.offload:
-        offload(model, "cuda")
+    model, tokenizer = load_trained(data, run, step)
+    notes += [f"applied {applied}"] if run is not None else []
     answers = Answerer(task, model, tokenizer)(shown, notes, progress=shows_bars(None))
     print_all(notes)
     if args.output is None:
@@ -73,7 +65,10 @@ def predict(args: PredictArguments, given: dict[str, Any]) -> None:
 def as_file(ending: str, task: Task, rows: Sequence[Row], answers: Sequence[Answer]) -> str:
     """The rows with their predictions, as .csv or .jsonl."""
     if ending == ".jsonl":
-        lines = [json.dumps({**r, **a.columns()}, ensure_ascii=False) for r, a in zip(rows, answers, strict=True)]
+        lines = [
+            json.dumps({**r, **a.columns()}, ensure_ascii=False, default=str)
+            for r, a in zip(rows, answers, strict=True)
+        ]
         return "\n".join(lines) + "\n"
     flat = [{**r, **_flat(task, a)} for r, a in zip(rows, answers, strict=True)]
     text = io.StringIO()
@@ -97,7 +92,8 @@ def table(task: Task, rows: Sequence[Row], answers: Sequence[Answer]) -> str:
 
 def check_names(task: Task, rows: Sequence[Row]) -> None:
     """TaskError where a column of the rows is called as one that predictions add."""
-    names = ["prediction", *(["probabilities"] if task.labels or task.candidates else [])]
+    scores = [f"probability_{value}" for value in task.label_values or task.labels]
+    names = ["prediction", *(["probabilities", "probability", *scores] if task.labels or task.candidates else [])]
     taken = [name for name in names if rows and name in rows[0]]
     if taken:
         raise TaskError(f"the rows have a column {taken[0]!r}, which the predictions would replace: rename it")
@@ -133,13 +129,9 @@ def _settings(args: PredictArguments, given: dict[str, Any], run: Run | None) ->
 def _check_output(output: str | None) -> None:
     if output is None:
         return
-    path = Path(output).absolute()
-    if path.suffix not in WRITERS:
+    if Path(output).suffix not in WRITERS:
         raise ValueError(f"--output {output} is neither .csv nor .jsonl")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"the folder of --output {output} does not exist; make it first")
-    if path.is_dir():
-        raise FileExistsError(f"--output {output} is a folder; it must be a file")
+    check_file("--output", output)
 
 
 def _as_read(rows: Sequence[Row], args: PredictArguments) -> list[dict[str, Any]]:

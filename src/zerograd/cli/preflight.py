@@ -12,13 +12,14 @@ from zerograd.cli.plan.shapes import FAMILIES
 from zerograd.core.device import free_host_bytes, free_memory_bytes, shown_bytes
 from zerograd.tasks import Task
 from zerograd.tasks.model_kind import NO_VIRTUAL, check_task, is_encoder_decoder
-from zerograd.training.adapters import Tuning, check_tuning
-from zerograd.training.config import MeZOArguments, MeZOConfig, check_unused
+from zerograd.training.adapters import check_tuning
+from zerograd.training.config import MeZOArguments, MeZOConfig
 from zerograd.training.defaults import kind_of_adapter
+from zerograd.training.fields import check_unused
 from zerograd.training.models import DTYPES, ModelError, auto_class, load_config
-from zerograd.training.prefix import AdapterError
 from zerograd.training.ranges import check_ranges
 from zerograd.training.settings import pick
+from zerograd.training.tuning import AdapterError, Tuning
 
 
 def check_typed(given: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from zerograd.cli.arguments import ReplayArguments
 from zerograd.cli.output import writing
 from zerograd.cli.report import command_line
-from zerograd.cli.trained import Run, flags_of
+from zerograd.cli.trained import Run, eval_flags
 from zerograd.training.models import demo_folder, load_model, save_model
 
 
@@ -15,7 +15,7 @@ def rebuild(args: ReplayArguments) -> None:
     with writing(folder, empty=True):
         run = Run.open(args.log)
         step, applied = run.step(args.step)
-        flags = flags_of(run.settings)
+        flags = eval_flags(run.settings)
         start = run.start(args.adapter)
         model, tokenizer = load_model(args.model, run.dtype, start, args.quantize, replace=True)
         run.replay_onto(model, step)

@@ -19,7 +19,7 @@ from zerograd.tasks.objective import OBJECTIVES, get_objective
 from zerograd.training.fields import check_schedule, check_unused
 from zerograd.training.presets import PRESETS, check_preset
 from zerograd.training.ranges import check_ranges
-from zerograd.training.settings import pick
+from zerograd.training.settings import did_you_mean, pick
 from zerograd.training.tuning import INITS, TUNE, Tuning
 from zerograd.updates import UPDATES
 
@@ -90,8 +90,9 @@ def check_given(flags: Mapping[str, Setting], given: Mapping[str, Any], where: W
         for name, value in given.items():
             _explained(name, where, check_unused, {name: value}, True)
         if not given.get("resume"):  # else the run may have another scheduler
-            constant = {"lr_scheduler_type": "constant", **given}
-            _explained(["warmup_steps", "lr_scheduler_kwargs"], where, check_schedule, constant)
+            followed = "constant_with_warmup" if given.get("warmup_steps") else "constant"  # as `pairs.follow` has it
+            schedule = {"lr_scheduler_type": followed, **given}
+            _explained(["warmup_steps", "lr_scheduler_kwargs"], where, check_schedule, schedule)
     if "bf16" in flags and given.get("bf16") and not given.get("use_cpu") and _surely_no_gpu():
         raise UsageError(
             f"{where('bf16')} is for a GPU, and this machine has none: load the model in bfloat16 with --dtype "
@@ -132,8 +133,7 @@ def _check_choice(setting: Setting, value: Any, where: Where) -> None:
         values = [part for text in values for part in text.split(",") if part]
     for one in values:
         if choices and isinstance(one, str) and one not in choices:
-            near = get_close_matches(one, choices, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(one, choices)
             place = where(setting.name)
             prefix = "" if place.startswith("--") else f"{place}: "
             listed = ", ".join(choices if len(choices) <= MOST_LISTED else (*choices[:MOST_LISTED], "..."))

@@ -16,7 +16,7 @@ from zerograd.cli.output import write_whole
 from zerograd.cli.pictures import draw_confusion
 from zerograd.evaluation.bound_task import BoundTask
 from zerograd.evaluation.evaluate import Prediction
-from zerograd.tasks.prompts import Example
+from zerograd.tasks.example import Example
 
 PACKAGES = ("zerograd", "torch", "transformers", "accelerate", "datasets", "numpy", "numba")
 WORST = 20

@@ -17,14 +17,16 @@ from zerograd.core.perturb.offload import offload
 from zerograd.core.steplog import StepLog
 from zerograd.evaluation.bound_task import BoundTask
 from zerograd.tasks import Task
-from zerograd.tasks.prompts import Example
+from zerograd.tasks.example import Example
 from zerograd.tasks.splits import describe
-from zerograd.training.adapters import Tuning, apply_tuning
+from zerograd.training.adapters import apply_tuning
+from zerograd.training.checkpoints import LOG_NAME, check_length
 from zerograd.training.config import DECIDING, MeZOConfig
 from zerograd.training.models import check_model, load_model
 from zerograd.training.pairs import OF_TUNE
 from zerograd.training.settings import MAY_CHANGE, WEIGHTS, deciding
-from zerograd.training.trainer import LOG_NAME, MeZOTrainer, check_length
+from zerograd.training.trainer import MeZOTrainer
+from zerograd.training.tuning import Tuning
 
 START = "start"  # the folder of the adapter that a run started from, beside its log
 PLANNED = (  # of a run's length and of what is kept of it
@@ -151,7 +153,7 @@ def save_start(setup: Setup, folder: Path, running: bool) -> None:
         ) from error
 
 
-def settings_of(data: DataArguments, tuning: Tuning, config: MeZOConfig) -> dict[str, Any]:
+def deciding_settings(data: DataArguments, tuning: Tuning, config: MeZOConfig) -> dict[str, Any]:
     """What decides the batches and the updates of a run, as its folder has it."""
     settings = {k: v for k, v in vars(data).items() if k not in deciding(DataArguments, MAY_CHANGE)}
     settings.update({k: v for k, v in vars(tuning).items() if tuning.tune in OF_TUNE.get(k, (tuning.tune,))})
@@ -171,7 +173,7 @@ def check_resumed(folder: Path, settings: Mapping[str, Any], test_data: str | No
 
     Args:
         folder: Its output folder.
-        settings: As `settings_of` gives them.
+        settings: As `deciding_settings` gives them.
         test_data: Where the test rows are; whether they are apart decides which rows are left for training.
         max_steps: Steps to go on to.
     """

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import yaml
 
 from zerograd.cli.declared import Setting
 from zerograd.cli.flags import UsageError, value_of
+from zerograd.training.settings import did_you_mean
 
 
 def read_settings(path: str, flags: Mapping[str, Setting]) -> dict[str, Any]:
@@ -29,9 +29,8 @@ def read_settings(path: str, flags: Mapping[str, Setting]) -> dict[str, Any]:
     for key, value in held.items():
         name = str(key).replace("-", "_")
         if name not in flags:
-            near = get_close_matches(name, flags, n=1)
-            raise UsageError(f"{path}: unknown setting {key!r}{f'; did you mean {near[0]!r}?' if near else ''}")
-        elif value is not None:
+            raise UsageError(f"{path}: unknown setting {key!r}{did_you_mean(name, flags)}")
+        if value is not None:
             given[name] = value_of(flags[name], value, f"{path}: {name}")
     return given
 

@@ -8,9 +8,10 @@ from transformers import AutoTokenizer
 from zerograd.cli.arguments import PromptsArguments, task_of
 from zerograd.cli.report import command_line
 from zerograd.tasks import MESSAGES, TASKS, Task, TaskError
-from zerograd.tasks.data import DataError, default_split, load_split
+from zerograd.tasks.data import default_split, load_split
 from zerograd.tasks.model_kind import check_task, context_length, decoder_start, is_encoder_decoder, is_masked_lm
 from zerograd.tasks.prompts import Prompter
+from zerograd.tasks.table import DataError
 from zerograd.tasks.templates import own_mask
 from zerograd.training.models import ModelError, load_config
 

@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from zerograd.cli.again import noted
-from zerograd.cli.arguments import EvalArguments, TaskArguments
+from zerograd.cli.arguments import DataArguments, EvalArguments, TaskArguments
 from zerograd.cli.output import as_written, read_json
 from zerograd.cli.run import START
 from zerograd.core.header import LogError
+from zerograd.core.perturb.offload import offload
 from zerograd.core.replay import replay
 from zerograd.core.steplog import StepLog
 from zerograd.training.adapters import untie_as_in
+from zerograd.training.checkpoints import LOG_NAME
 from zerograd.training.config import MeZOConfig
-from zerograd.training.models import ADAPTER_CONFIG, DTYPES
+from zerograd.training.models import ADAPTER_CONFIG, DTYPES, load_model
 from zerograd.training.ranges import LAST
 from zerograd.training.settings import PROMPT, ROWS, deciding
-from zerograd.training.trainer import LOG_NAME
 
 RESULTS = "results.json"
 ADAPTED = ("base_model.", "prompt_encoder.")  # how names of tensors begin in a PeftModel
@@ -121,6 +122,23 @@ class Run:
         return [f"note: the run of {self.log.path} was trained with other rows or prompts ({trained})"]
 
 
+def load_trained(args: DataArguments, run: Run | None, step: int) -> tuple[Any, Any]:
+    """The model that the arguments name, ready to run, and its tokenizer; with so many steps of a run's log.
+
+    Raises:
+        ModelError, LogError: It cannot be loaded, or the log is not of it.
+    """
+    start, dtype = (args.adapter, args.dtype) if run is None else (run.start(args.adapter), run.dtype)
+    model, tokenizer = load_model(
+        args.model, dtype, start, args.quantize, replace=run is not None, offload=args.offload
+    )
+    if run is not None:
+        run.replay_onto(model, step)
+    if args.offload:
+        offload(model, "cuda")
+    return model, tokenizer
+
+
 def finished(folder: Path, config: MeZOConfig) -> bool:
     """Whether the run in a folder has done all that this configuration asks for, and has written what came of it."""
     path = folder / RESULTS
@@ -138,7 +156,7 @@ def holds_model(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG))
 
 
-def flags_of(settings: Mapping[str, Any], *what: str) -> list[str]:
+def eval_flags(settings: Mapping[str, Any], *what: str) -> list[str]:
     """The flags of `zerograd eval` that say what these settings say of the task and rows, or of `what`."""
     named = deciding(EvalArguments, *(what or (ROWS, PROMPT)))
     given = [

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from zerograd.core.blocks import Blocks
 from zerograd.core.parameters import Parameters, Trainable
-from zerograd.core.scales import Variance
+from zerograd.core.scaling import Variance
 from zerograd.noise import Noise, Terms
 
 D = tuple[float, ...]  # the d of each block (`zerograd.core.scales`); () where nothing is scaled

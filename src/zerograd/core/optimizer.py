@@ -11,7 +11,7 @@ import torch
 
 from zerograd.core.apply import PendingStep, Updater
 from zerograd.core.directions import Directions
-from zerograd.core.header import FrozenNote, LogError
+from zerograd.core.header import MAX_GROUPS, FrozenNote, LogError
 from zerograd.core.interrupts import uninterrupted
 from zerograd.core.parameters import Parameters, dtype_name, frozen_note, frozen_of, make_groups
 from zerograd.core.perturb import make_perturber
@@ -20,9 +20,9 @@ from zerograd.core.precision import Precision
 from zerograd.core.probe import Parts, Prober
 from zerograd.core.replay import check_base, check_spec, make_header
 from zerograd.core.safety import memory_for
-from zerograd.core.scales import Variance
+from zerograd.core.scaling import Variance
 from zerograd.core.specs import describe
-from zerograd.core.steplog import MAX_GROUPS, StepLog
+from zerograd.core.steplog import StepLog
 from zerograd.estimators import SPSA
 from zerograd.noise import SPEC_VERSION, Noise
 from zerograd.schedules import Schedule

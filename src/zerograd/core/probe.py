@@ -15,7 +15,8 @@ from zerograd.core.interrupts import interruptible
 from zerograd.core.perturb.first_step import FirstStep, reads_any
 from zerograd.core.perturb.perturber import Closure, Loss, Perturber, Waves, as_floats, run_all
 from zerograd.core.safety import ProbeError, memory_for
-from zerograd.core.scales import Variance, norms_of, rescaled
+from zerograd.core.scales import norms_of, rescaled
+from zerograd.core.scaling import Variance
 from zerograd.estimators import SPSA
 from zerograd.schedules import MAX_PROBES
 from zerograd.updates import Step

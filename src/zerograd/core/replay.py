@@ -12,7 +12,7 @@ from zerograd.core.apply import Updater
 from zerograd.core.directions import Directions
 from zerograd.core.header import FrozenNote, Header, LogError, TensorNote
 from zerograd.core.parameters import Parameters, dtype_name, frozen_note
-from zerograd.core.scales import SCALINGS
+from zerograd.core.scaling import SCALINGS
 from zerograd.core.specs import build, describe
 from zerograd.core.steplog import StepLog
 from zerograd.noise import SPECS, Noise

@@ -8,9 +8,7 @@ import torch
 
 from zerograd.core.blocks import Blocks
 from zerograd.core.parameters import Parameters
-from zerograd.core.scaling import SCALINGS as SCALINGS
-from zerograd.core.scaling import Expectation as Expectation
-from zerograd.core.scaling import Variance as Variance
+from zerograd.core.scaling import Variance
 
 
 def norms_of(

@@ -5,7 +5,6 @@ import warnings
 from pathlib import Path
 from typing import BinaryIO
 
-from zerograd.core.header import MAX_GROUPS as MAX_GROUPS
 from zerograd.core.header import Header, LogError
 from zerograd.core.lock import InUseError, Lock
 from zerograd.core.records import Steps, pack_header, pack_step, read_header, read_steps

@@ -23,6 +23,7 @@ from zerograd.evaluation.packing import Batch, collate
 from zerograd.evaluation.rewards import Reward
 from zerograd.evaluation.virtual_tokens import virtual_tokens
 from zerograd.tasks import Row, Task, get_task
+from zerograd.tasks.example import Example
 from zerograd.tasks.model_kind import (
     NO_VIRTUAL,
     check_task,
@@ -31,7 +32,7 @@ from zerograd.tasks.model_kind import (
     is_encoder_decoder,
     is_masked_lm,
 )
-from zerograd.tasks.prompts import Example, Prompter, PromptError
+from zerograd.tasks.prompts import Prompter, PromptError
 
 
 @dataclass(frozen=True)

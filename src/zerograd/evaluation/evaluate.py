@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from zerograd.core.device import compute_device
 from zerograd.evaluation.logprobs import continuation_means, token_scores
 from zerograd.evaluation.packing import CALL_TOKENS, PackedExample, bounded, cheapest_cuts, pack, stack
-from zerograd.tasks.prompts import Example
+from zerograd.tasks.example import Example
 
 BATCH_TOKENS = 2048  # tokens a forward, padding included
 WINDOW = 128  # examples among which the best cuts are sought

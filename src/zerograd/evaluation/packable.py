@@ -17,7 +17,8 @@ from zerograd.evaluation.packing import pack, stack
 from zerograd.evaluation.twin import VOCABULARY, WINDOW, twin_of, windows
 from zerograd.evaluation.virtual_tokens import base_model, virtual_tokens
 from zerograd.tasks import Query
-from zerograd.tasks.prompts import Example, PromptError
+from zerograd.tasks.example import Example
+from zerograd.tasks.prompts import PromptError
 
 UNLIMITED = 1_000_000
 SAME = 1e-4  # of log-probabilities around -5: float32 rounds some thousand operations to 1e-5

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from zerograd.tasks.example import Example
 from zerograd.tasks.objective import Continuations
-from zerograd.tasks.prompts import Example
 
 CALL_TOKENS = 96  # what one more forward costs, in tokens (measured: 64, and 47 to perturb the weights once more)
 WAVE = 2048  # tokens of forwards in lockstep; with more, making the noise again costs little

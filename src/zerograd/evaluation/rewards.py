@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from zerograd.tasks.chat import conversation
-from zerograd.tasks.prompts import Example
+from zerograd.tasks.example import Example
 
 OURS = ("index", "prompts", "completions")
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from zerograd.tasks.table import looks_like_a_row
-from zerograd.tasks.task import MESSAGES, Task, TaskError
+from zerograd.tasks.task import MESSAGES, Task
+from zerograd.tasks.templates import TaskError
 
 
 def custom_task(

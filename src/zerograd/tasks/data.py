@@ -10,11 +10,8 @@ import numpy as np
 from zerograd.tasks import Task
 from zerograd.tasks.faults import usable
 from zerograd.tasks.files import FORMATS, first_line, read_file
-from zerograd.tasks.splits import NAMES, Pool, by_class, one_class
-from zerograd.tasks.splits import Splits as Splits
-from zerograd.tasks.splits import SplitSizes as SplitSizes
-from zerograd.tasks.table import DataError as DataError
-from zerograd.tasks.table import Table
+from zerograd.tasks.splits import NAMES, Pool, Splits, SplitSizes, by_class, one_class
+from zerograd.tasks.table import DataError, Table
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from zerograd.tasks import MASK, Query, Row, Task, TaskError
 from zerograd.tasks.chat import encode_chat
-from zerograd.tasks.example import Example as Example
+from zerograd.tasks.example import Example
 from zerograd.tasks.targets import end_of_text, target_tokens
 from zerograd.tasks.templates import mask_remark, with_mask
 from zerograd.tasks.truncation import Truncation

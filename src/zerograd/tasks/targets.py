@@ -2,7 +2,7 @@
 
 from transformers import PreTrainedTokenizerBase
 
-from zerograd.tasks.task import TaskError
+from zerograd.tasks.templates import TaskError
 
 
 def target_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:

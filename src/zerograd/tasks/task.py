@@ -7,8 +7,7 @@ from typing import Any
 
 from zerograd.tasks.labels import Classes, whole_number
 from zerograd.tasks.objective import METRICS, Objective, fitting, get_objective
-from zerograd.tasks.templates import MASK, join, template_columns, with_mask
-from zerograd.tasks.templates import TaskError as TaskError
+from zerograd.tasks.templates import MASK, TaskError, join, template_columns, with_mask
 
 Row = Mapping[str, Any]
 MESSAGES = "messages"

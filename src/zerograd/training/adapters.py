@@ -12,7 +12,6 @@ from peft.utils.constants import DUMMY_TARGET_MODULES, TRANSFORMERS_MODELS_TO_LO
 
 from zerograd.tasks.model_kind import NO_VIRTUAL, positions
 from zerograd.training.prefix import add_prefix
-from zerograd.training.tuning import TUNE as TUNE
 from zerograd.training.tuning import AdapterError, layer_numbers
 from zerograd.training.tuning import Tuning as Tuning
 

@@ -20,6 +20,7 @@ from zerograd.core.safety import whole_file
 from zerograd.core.steplog import StepLog, holds_run
 
 LOG_NAME = "steps.zlog"
+MODEL = ("config.json", "generation_config.json", "adapter_config.json", "*.safetensors", "*.safetensors.index.json")
 EARLIER = "earlier"  # folders of runs that were moved aside: earlier-1, earlier-2, ...
 
 
@@ -100,7 +101,7 @@ def check_new(folder: Path, max_steps: int) -> None:
 
 
 def set_aside(folder: Path, also: Sequence[str] = ()) -> Path | None:
-    """Move the run in a folder into its subfolder earlier-1 (or the next number that is free): log and checkpoints.
+    """Move the run in a folder into its subfolder earlier-1 (or the next number that is free): log, checkpoints, model.
 
     Args:
         folder: An output folder.
@@ -119,7 +120,8 @@ def set_aside(folder: Path, also: Sequence[str] = ()) -> Path | None:
     number = next(i for i in range(1, 10**6) if not (folder / f"{EARLIER}-{i}").exists())
     place = folder / f"{EARLIER}-{number}"
     place.mkdir()
-    names = [LOG_NAME, *also, *(p.name for p in _checkpoints(folder))]
+    model = {path.name for pattern in MODEL for path in folder.glob(pattern)}  # else it would pass for the new run's
+    names = [LOG_NAME, *also, *(p.name for p in _checkpoints(folder)), *sorted(model)]
     for name in (n for n in names if (folder / n).exists()):
         os.replace(folder / name, place / name)
     return place

@@ -11,12 +11,11 @@ from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
 from zerograd.core.directions import check_directions
 from zerograd.core.perturb import check_probing
-from zerograd.core.scales import SCALINGS
+from zerograd.core.scaling import SCALINGS
 from zerograd.core.specs import parse
 from zerograd.estimators import ESTIMATORS
 from zerograd.schedules import parse_schedule
-from zerograd.training.fields import FIELDS, check_schedule, idle_settings
-from zerograd.training.fields import check_unused as check_unused
+from zerograd.training.fields import FIELDS, check_schedule, check_unused, idle_settings
 from zerograd.training.ranges import check_ranges
 from zerograd.training.settings import WEIGHTS, documented
 from zerograd.updates import UPDATES

@@ -57,7 +57,7 @@ def explained(trainer: type, args: TrainingArguments | None) -> Iterator[None]:
         ) from error
 
 
-def follow(scheduler: Any, optimizer: MeZO) -> None:
+def adopt(scheduler: Any, optimizer: MeZO) -> None:
     """Make a scheduler that was made for another optimiser move MeZO's learning rates.
 
     Raises:

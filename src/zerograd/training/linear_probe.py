@@ -19,7 +19,8 @@ from zerograd.evaluation.bound_task import BoundTask
 from zerograd.evaluation.evaluate import batches
 from zerograd.evaluation.logprobs import read_states
 from zerograd.evaluation.packing import pack, stack
-from zerograd.tasks.prompts import Example, PromptError
+from zerograd.tasks.example import Example
+from zerograd.tasks.prompts import PromptError
 from zerograd.training.adapters import untie
 
 NO_PROBE = (

@@ -154,7 +154,7 @@ def load_adapter(model: Any, folder: str | Path) -> Any:
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # as above
-        raise ModelError(f"the adapter {folder} does not fit the model: {_first_line(error)}") from error
+        raise ModelError(f"the adapter {folder} does not fit the model: {first_line(error)}") from error
     if config.is_prompt_learning:  # peft loads these for inference only
         adapted.active_peft_config.inference_mode = False
         adapted.prompt_encoder.requires_grad_(True)
@@ -185,7 +185,7 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def _model_error(name: str, error: Exception) -> ModelError:
-    first = _first_line(error)
+    first = first_line(error)
     if isinstance(error, SafetensorError):
         return ModelError(f"the weights in {name} are damaged or cut off ({first}): save or download the model again")
     if Path(name).is_dir():
@@ -198,5 +198,6 @@ def _model_error(name: str, error: Exception) -> ModelError:
     )
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its type where it has none."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

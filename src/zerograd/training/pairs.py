@@ -49,12 +49,7 @@ def follow(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[dict[
     if given.get("logging_steps") == 0:
         made["logging_strategy"] = "no"
     if given.get("warmup_steps"):
-        if "lr_scheduler_type" not in given:
-            made["lr_scheduler_type"] = "constant_with_warmup"
-        elif given["lr_scheduler_type"] == "constant":
-            raise ValueError(
-                "lr_scheduler_type constant has no warm-up: leave out warmup_steps, or take constant_with_warmup"
-            )
+        made["lr_scheduler_type"] = "constant_with_warmup"
     if given.get("push_to_hub"):
         made["hub_strategy"] = "end"
         if given.get("hub_strategy", "end") != "end":

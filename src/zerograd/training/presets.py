@@ -5,10 +5,10 @@ alone: the help shows them without torch, and `defaults` adds what needs a model
 """
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from zerograd.tasks.task import CAUSAL_GRID, MASKED_GRID
+from zerograd.training.settings import did_you_mean
 
 EVERY_RUN: dict[str, Any] = {
     "eval_strategy": "steps",
@@ -95,9 +95,7 @@ PRESETS = {
 def get_preset(name: str) -> Preset:
     """The preset of that name. ValueError with the nearest one if there is none."""
     if name not in PRESETS:
-        near = get_close_matches(name, PRESETS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown preset {name!r}{hint} There are {', '.join(PRESETS)}")
+        raise ValueError(f"unknown preset {name!r}{did_you_mean(name, PRESETS)} There are {', '.join(PRESETS)}")
     return PRESETS[name]
 
 

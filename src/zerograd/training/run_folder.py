@@ -29,7 +29,7 @@ from zerograd.training.checkpoints import (
     set_aside,
 )
 from zerograd.training.config import MeZOArguments
-from zerograd.training.models import save_model
+from zerograd.training.models import first_line, save_model
 from zerograd.training.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ class RunFolder:
                 raise
             shutil.rmtree(folder, ignore_errors=True)
             raise OSError(
-                f"cannot write the checkpoint {folder}: {(str(error).splitlines() or [type(error).__name__])[0]}. The "
+                f"cannot write the checkpoint {folder}: {first_line(error)}. The "
                 f"run is in its log up to step {self.state.global_step}: free some space and resume."
             ) from error
 

@@ -6,8 +6,9 @@ Said once, there, so that no list of names beside them can be forgotten when a f
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -54,6 +55,12 @@ def deciding(kind: type, *what: str) -> list[str]:
     hints = get_type_hints(kind, include_extras=True)
     annotated = {name: get_args(hint)[1:] for name, hint in hints.items() if get_origin(hint) is Annotated}
     return [f.name for f in fields(kind) if not {*what}.isdisjoint(annotated.get(f.name, ()))]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint with the nearest of the known names; "" where none is near."""
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def pick(kind: type[Kind], values: Mapping[str, Any]) -> Kind:

@@ -20,9 +20,8 @@ from zerograd.core.optimizer import MeZO
 from zerograd.core.probe import Parts
 from zerograd.training.checkpoints import LOG_NAME as LOG_NAME
 from zerograd.training.checkpoints import SavedWeights
-from zerograd.training.checkpoints import check_length as check_length
 from zerograd.training.config import MeZOConfig
-from zerograd.training.given import check_given, explained, follow
+from zerograd.training.given import adopt, check_given, explained
 from zerograd.training.progress import StepClock, install
 from zerograd.training.run_folder import BASE_NAME, RunFolder
 from zerograd.training.task_trainer import TaskTrainer
@@ -98,7 +97,7 @@ class MeZOMixin(RunFolder):
     def create_scheduler(self: Any, num_training_steps: int, optimizer: Any = None) -> Any:
         """As the Trainer's; one of the user's own is made to move MeZO's learning rate."""
         if self.lr_scheduler is not None:
-            follow(self.lr_scheduler, self.mezo)
+            adopt(self.lr_scheduler, self.mezo)
         return super().create_scheduler(num_training_steps, optimizer)  # type: ignore[misc]
 
     def _move_model_to_device(self: Any, model: Any, device: torch.device) -> None:

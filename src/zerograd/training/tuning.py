@@ -2,9 +2,8 @@
 
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 
-from zerograd.training.settings import documented
+from zerograd.training.settings import did_you_mean, documented
 
 TUNE = ("full", "lora", "prefix", "prompt", "head")
 INITS = ("activations", "random")  # of a prefix
@@ -46,8 +45,7 @@ class Tuning:
 
     def __post_init__(self) -> None:
         if self.tune is not None and self.tune not in TUNE:
-            near = get_close_matches(self.tune, TUNE, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(self.tune, TUNE)
             raise AdapterError(f"unknown tune {self.tune!r}; choose one of {', '.join(TUNE)}{hint}")
         if self.prefix_init not in INITS:
             raise AdapterError(f"unknown prefix_init {self.prefix_init!r}; choose one of {', '.join(INITS)}")

@@ -18,9 +18,9 @@ from zerograd.cli.plan.model import Case
 from zerograd.cli.plan.shapes import FAMILIES, HUB, SHAPES, shape_of
 from zerograd.cli.preflight import refuse_encoder_decoder
 from zerograd.core.device import free_memory_bytes, read_bytes, shown_bytes
-from zerograd.training.adapters import TUNE
 from zerograd.training.models import DTYPES, QUANTIZE, ModelError, load_config
 from zerograd.training.settings import documented
+from zerograd.training.tuning import TUNE
 
 DRIVER = 1 << 29  # bytes of a GPU that its driver and libraries take
 

@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from zerograd.cli.plan.quantised import hold_state, quantise
 from zerograd.tasks.model_kind import is_masked_lm
-from zerograd.training.adapters import Tuning, apply_tuning
+from zerograd.training.adapters import apply_tuning
+from zerograd.training.tuning import Tuning
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from zerograd.core.perturb import planned
 from zerograd.evaluation.logprobs import candidate_scores, token_scores
 from zerograd.evaluation.packing import PackedBatch, pack, stack
 from zerograd.tasks import Query
+from zerograd.tasks.example import Example
 from zerograd.tasks.model_kind import is_masked_lm
-from zerograd.tasks.prompts import Example
 
 DEMONSTRATIONS = 32  # of in-context learning, as in the paper
 
