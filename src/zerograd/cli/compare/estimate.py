@@ -15,7 +15,7 @@ from zerograd.cli.arguments import DataArguments
 from zerograd.cli.compare.methods import METHODS, Method
 from zerograd.cli.run import Setup, set_up
 from zerograd.core.device import compute_device
-from zerograd.tasks.prompts import Example
+from zerograd.tasks.example import Example
 
 ROWS = 8  # of a timed batch
 SIDES = 2  # forwards of a probe

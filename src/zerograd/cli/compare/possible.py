@@ -16,9 +16,9 @@ from zerograd.cli.compare.methods import OPTIMIZERS, Method
 from zerograd.cli.plan.layers import at_depth, depth_of
 from zerograd.cli.preflight import weight_bytes
 from zerograd.tasks import Task
-from zerograd.tasks.data import Splits
 from zerograd.tasks.model_kind import context_length, decoder_start, is_encoder_decoder, is_masked_lm
 from zerograd.tasks.prompts import Prompter, PromptError
+from zerograd.tasks.splits import Splits
 from zerograd.training.adapters import Tuning, apply_tuning, check_tuning
 from zerograd.training.linear_probe import NO_PROBE
 from zerograd.training.models import ModelError, auto_class, base_and_adapter, load_config
