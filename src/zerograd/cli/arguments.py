@@ -10,6 +10,7 @@ from zerograd.tasks.data import columns_of, load_splits
 from zerograd.tasks.splits import Splits, SplitSizes, one_class
 from zerograd.tasks.table import DataError
 from zerograd.training.models import DTYPES, QUANTIZE, ModelError, demo_folder
+from zerograd.training.pairs import check_clashes
 from zerograd.training.ranges import check_ranges
 from zerograd.training.settings import MAY_CHANGE, MODEL, PROMPT, ROWS, deciding, documented
 
@@ -240,8 +241,7 @@ def task_of(args: TaskArguments, answered: bool = True) -> Task:
     given = [f"--{name}" for name, value in own.items() if value is not None]
     if args.stop not in STOPS:
         raise TaskError(f"unknown --stop {args.stop!r}; choose newline or none")
-    if args.task is not None and given:
-        raise TaskError(f"--task {args.task} brings its own prompt; leave out {', '.join(given)}, or --task")
+    check_clashes(vars(args))
     objective = args.objective if isinstance(args, DataArguments) else None
     length = args.max_new_tokens if isinstance(args, DataArguments) else None
     if answered and objective is not None and ":" in objective:
@@ -254,8 +254,6 @@ def task_of(args: TaskArguments, answered: bool = True) -> Task:
         task = custom_task(
             columns, name=Path(str(args.data)).stem or "data", **own, stop=STOPS[args.stop], objective=objective
         )
-    elif args.task is None and given:
-        raise TaskError(f"{given[0]} describes your own data; give them with --data FILE")
     else:
         task = get_task(args.task or "sst2")
     return replace(

@@ -81,8 +81,6 @@ def check_device(name: str | None, dtype: str, offload: bool, quantize: str | No
             and the nearest setting that fits.
     """
     chosen = DTYPES[dtype]
-    if offload and quantize is not None:
-        raise ModelError("quantised weights are placed where they are loaded: give --quantize or --offload, not both")
     if torch.cuda.is_available():
         _check_gpu(chosen if isinstance(chosen, torch.dtype) else None)
     elif offload:

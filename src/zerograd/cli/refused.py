@@ -17,7 +17,8 @@ from zerograd.schedules import parse_schedule
 from zerograd.tasks import TASKS, get_task
 from zerograd.tasks.objective import OBJECTIVES, get_objective
 from zerograd.training.fields import check_schedule, check_unused
-from zerograd.training.presets import PRESETS, check_preset
+from zerograd.training.pairs import check_clashes, follow
+from zerograd.training.presets import PRESETS, check_preset, get_preset
 from zerograd.training.ranges import check_ranges
 from zerograd.training.settings import did_you_mean, pick
 from zerograd.training.tuning import INITS, TUNE, Tuning
@@ -79,6 +80,7 @@ def check_given(flags: Mapping[str, Setting], given: Mapping[str, Any], where: W
     for name, check in (("task", get_task), ("objective", lambda name: get_objective(name, "classification"))):
         if name in flags and name in given:
             _explained(name, where, check, given[name])
+    _explained([*given], where, check_clashes, {name: value for name, value in given.items() if name in flags})
     if "eps" in flags:
         _check_method(given, where)
     tuning = [name for name, setting in flags.items() if setting.home == "Tuning"]
@@ -93,6 +95,9 @@ def check_given(flags: Mapping[str, Setting], given: Mapping[str, Any], where: W
             followed = "constant_with_warmup" if given.get("warmup_steps") else "constant"  # as `pairs.follow` has it
             schedule = {"lr_scheduler_type": followed, **given}
             _explained(["warmup_steps", "lr_scheduler_kwargs"], where, check_schedule, schedule)
+            preset = given.get("preset")
+            tune = {} if preset is None else {"tune": get_preset(preset).tune}
+            _explained([*given], where, follow, given, tune)
     if "bf16" in flags and given.get("bf16") and not given.get("use_cpu") and _surely_no_gpu():
         raise UsageError(
             f"{where('bf16')} is for a GPU, and this machine has none: load the model in bfloat16 with --dtype "

@@ -12,8 +12,7 @@ from peft.utils.constants import DUMMY_TARGET_MODULES, TRANSFORMERS_MODELS_TO_LO
 
 from zerograd.tasks.model_kind import NO_VIRTUAL, positions
 from zerograd.training.prefix import add_prefix
-from zerograd.training.tuning import AdapterError, layer_numbers
-from zerograd.training.tuning import Tuning as Tuning
+from zerograd.training.tuning import AdapterError, Tuning, layer_numbers
 
 # where peft does not know the architecture; some hold queries, keys and values in one matrix
 QUERIES_AND_VALUES = (

@@ -20,6 +20,22 @@ OF_TUNE = {  # settings of one way of tuning
 }  # fmt: skip
 
 
+OF_OWN_DATA = ("prompt", "labels", "label_column", "candidates", "answer")
+
+
+def check_clashes(given: Mapping[str, Any]) -> None:
+    """ValueError where two of these settings contradict each other, whatever the command, model and defaults."""
+    own = [f"--{name}" for name in OF_OWN_DATA if given.get(name) is not None]
+    if own and given.get("task") is not None:
+        raise ValueError(f"--task {given['task']} brings its own prompt; leave out {', '.join(own)}, or --task")
+    if own and given.get("data") is None and not given.get("resume"):
+        raise ValueError(f"{own[0]} describes your own data; give them with --data FILE")
+    if given.get("offload") and given.get("quantize") is not None:
+        raise ValueError("quantised weights are placed where they are loaded: give --quantize or --offload, not both")
+    if given.get("resume") and given.get("start_over"):
+        raise ValueError("--resume goes on with the run in --output_dir, --start_over begins anew: say one of them")
+
+
 def apart(before: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
     """What was written down of a run, without what follows something that the user gives another value."""
     groups = (*PARTNERS, ("tune", *OF_TUNE))

@@ -13,8 +13,7 @@ from transformers import DynamicCache
 
 from zerograd.core.device import compute_device
 from zerograd.evaluation.virtual_tokens import cache_argument
-from zerograd.training.tuning import INITS
-from zerograd.training.tuning import AdapterError as AdapterError
+from zerograd.training.tuning import INITS, AdapterError
 
 
 def add_prefix(model: Any, tokens: int, init: str, masked: bool, generator: torch.Generator) -> PeftModel:

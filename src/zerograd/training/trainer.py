@@ -18,7 +18,6 @@ from transformers import TrainingArguments
 from zerograd.core.device import offloaded_to
 from zerograd.core.optimizer import MeZO
 from zerograd.core.probe import Parts
-from zerograd.training.checkpoints import LOG_NAME as LOG_NAME
 from zerograd.training.checkpoints import SavedWeights
 from zerograd.training.config import MeZOConfig
 from zerograd.training.given import adopt, check_given, explained

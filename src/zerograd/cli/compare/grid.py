@@ -6,11 +6,11 @@ from itertools import product
 from typing import Any, get_type_hints
 
 from zerograd.cli.compare.methods import METHODS, Method
-from zerograd.training.adapters import Tuning
 from zerograd.training.config import OWN_DEFAULTS, MeZOArguments
 from zerograd.training.presets import Preset
 from zerograd.training.ranges import check_ranges
 from zerograd.training.settings import WEIGHTS, deciding, pick
+from zerograd.training.tuning import Tuning
 
 PAPER_SEEDS = (13, 21, 42, 87, 100)  # of the splits of 16 examples a class
 NAMES = {"learning_rate": "lr", "per_device_train_batch_size": "bs"}

@@ -13,12 +13,12 @@ from transformers import TrainingArguments
 from zerograd.cli.arguments import DataArguments
 from zerograd.cli.run import Setup, save_start, set_up
 from zerograd.core.device import peak_memory_bytes
-from zerograd.training.adapters import Tuning
 from zerograd.training.config import MeZOConfig
 from zerograd.training.defaults import COMMON
 from zerograd.training.linear_probe import linear_probe
 from zerograd.training.presets import Preset, preset_for
 from zerograd.training.task_trainer import TaskTrainer
+from zerograd.training.tuning import Tuning
 
 OPTIMIZERS = {"adam": "adamw_torch", "sgd": "sgd"}  # without weight decay AdamW is Adam
 CHECKPOINTS = "checkpoints"

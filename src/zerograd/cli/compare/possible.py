@@ -19,10 +19,10 @@ from zerograd.tasks import Task
 from zerograd.tasks.model_kind import context_length, decoder_start, is_encoder_decoder, is_masked_lm
 from zerograd.tasks.prompts import Prompter, PromptError
 from zerograd.tasks.splits import Splits
-from zerograd.training.adapters import Tuning, apply_tuning, check_tuning
+from zerograd.training.adapters import apply_tuning, check_tuning
 from zerograd.training.linear_probe import NO_PROBE
 from zerograd.training.models import ModelError, auto_class, base_and_adapter, load_config
-from zerograd.training.prefix import AdapterError
+from zerograd.training.tuning import AdapterError, Tuning
 
 TRIED = 1 << 31  # bytes of a one-layer model up to which a prefix is tried
 NO_DEMOS = "there are no right answers to show as demonstrations"

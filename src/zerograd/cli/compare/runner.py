@@ -27,10 +27,10 @@ from zerograd.cli.output import LOCK, as_written, read_json, write_json, write_w
 from zerograd.cli.pictures import shown
 from zerograd.cli.report import command_line
 from zerograd.tasks import TASKS
-from zerograd.training.adapters import Tuning
+from zerograd.training.checkpoints import LOG_NAME
 from zerograd.training.models import check_model
 from zerograd.training.settings import documented, pick
-from zerograd.training.trainer import LOG_NAME
+from zerograd.training.tuning import Tuning
 
 RESULTS, TIMING = "results.json", "timing"
 BAR = "{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}{postfix}"
