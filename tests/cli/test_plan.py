@@ -90,7 +90,7 @@ SAME += [("opt", "ft-lora", {"quantize": "8bit"}), ("qwen3-tied", "icl", {"quant
 
 @pytest.mark.parametrize(
     ("name", "method", "more"),
-    [pytest.param(*c, marks=pytest.mark.slow if i % 3 else ()) for i, c in enumerate(SAME)], ids=str,
+    [pytest.param(*c, marks=pytest.mark.slow if i % 6 else ()) for i, c in enumerate(SAME)], ids=str,
 )  # fmt: skip
 def test_few_layers_say_what_all_do(name: str, method: str, more: dict[str, Any]) -> None:
     """To the byte, by part: a plan of few layers, drawn out, and one of all layers."""

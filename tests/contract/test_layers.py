@@ -1,6 +1,7 @@
 """Packages import downwards only, no package has a circle inside, and special dependencies have one door each."""
 
 import ast
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -26,12 +27,14 @@ DOORS = {  # what may import a dependency that the rest must run without
 }
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Dotted names inside the package, and their files; a package is the name of its `__init__`."""
     files = {p.relative_to(PACKAGE).with_suffix("").parts: p for p in PACKAGE.rglob("*.py")}
     return {".".join(parts).removesuffix(".__init__"): path for parts, path in files.items() if parts != ("__init__",)}
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """What a file imports while it runs (not for type checking only), as dotted names."""
     tree = ast.parse(path.read_text())

@@ -23,7 +23,9 @@ def zerograd(line: str, *more: object) -> int:
     return main([*line.split(), *(str(m) for m in more)])
 
 
-@pytest.fixture(scope="module", params=["lora", "prefix", "prompt", "head"])
+@pytest.fixture(
+    scope="module", params=["lora", "prefix", *(pytest.param(t, marks=pytest.mark.slow) for t in ("prompt", "head"))]
+)
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp(request.param) / "run"
     assert zerograd(f"train {TRAIN} --tune {request.param} --untie", "--output_dir", folder) == 0
