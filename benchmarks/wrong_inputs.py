@@ -68,7 +68,7 @@ CASES = [
     Case("train --fp16", 2, "scales the loss for backpropagation"),
     Case("train --max_grad_norm 1", 2, "no gradient to clip"),
     Case("train --auto_find_batch_size", 2, "cannot be used"),
-    Case("train --warmup_steps 10", 2, "does nothing with lr_scheduler_type='constant'"),
+    Case("train --warmup_steps 10 --lr_scheduler_type constant", 2, "does nothing with lr_scheduler_type='constant'"),
     Case("train --deepspeed ds.json", 2, "cannot be used"),
     # flags that contradict each other, or need another
     Case("train --task sst2 --prompt '{sentence} It'", 2, "brings its own prompt"),
@@ -114,7 +114,7 @@ CASES = [
     Case(f"train --data table.xlsx {OWN}", 1, "is none of .jsonl"),
     Case(f"train --data null.jsonl {OWN}", 1, "has no text in column 'text'"),
     Case(f"train --data odd.csv {OWN}", 1, "has label 'meh'"),
-    Case(f"train --data reviews.csv {WORDS}", 1, "--labels neg=terrible,pos=great"),
+    Case(f"train --data reviews.csv {WORDS}", 1, "--labels neg=WORD,pos=WORD"),
     Case(f"train --data reviews.csv --label_column kind {OWN}", 1, "no column 'kind'"),
     Case(f"train --data one_class.csv {OWN}", 1, "terrible"),
     Case(f"train --data two.csv --num_train 30 --num_test 11 {OWN}", 1, "ask for fewer"),

@@ -63,6 +63,15 @@ def test_it_predicts_texts_rows_and_tables(tuned: Finetuned) -> None:
         tuned.predict([{"text": "a"}])
 
 
+def test_it_predicts_a_file_and_shows_itself_in_a_line(tuned: Finetuned, tmp_path: Path) -> None:
+    path = tmp_path / "new.csv"
+    path.write_text("review\nthe bed is soft .\nthe plot shines .\n")
+    assert tuned.predict(str(path)) == tuned.predict(path) == tuned.predict(["the bed is soft .", "the plot shines ."])
+    with pytest.raises(ValueError, match="there is no .*none.csv"):
+        tuned.predict("none.csv")
+    assert repr(tuned).startswith("Finetuned('") and "on 6 test rows)" in repr(tuned) and "\n" not in repr(tuned)
+
+
 def test_its_folder_is_a_run_of_the_command(tuned: Finetuned, tmp_path: Path, capsys: Any) -> None:
     """It is finished, and another one from its settings has the same bits."""
     assert main(["train", "--resume", "--output_dir", str(tuned.folder)]) == 0
@@ -102,3 +111,17 @@ def test_wrong_input_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(TypeError, match="unknown setting 'learning_rat'; did you mean 'learning_rate'"):
         zerograd.finetune(learning_rat=1)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"labels": {"terrible", "great"}}, "labels is a set, which has no order"),
+        ({"max_steps": 1.5}, "max_steps must be a whole number, got 1.5"),
+        ({"objective": len}, "objective is written 'module:function'"),
+        ({"resume": True}, "give it as output_dir"),
+    ],
+)
+def test_what_a_call_is_refused_for(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        zerograd.finetune(**{"data": rows(), "prompt": "{text} It was", "labels": ["terrible", "great"], **settings})

@@ -352,3 +352,14 @@ def test_misuse() -> None:
         optimizer.step(lambda: model().bfloat16())
     with pytest.raises(RuntimeError, match="fixed once"):
         optimizer.add_param_group({"params": [("x", torch.nn.Parameter(torch.zeros(2)))]})
+
+
+def test_a_loss_in_place_of_a_closure_and_resume_without_a_log_are_answered() -> None:
+    model = make_tiny("llama")
+    optimizer = MeZO(model.named_parameters(), lr=1e-4)
+    with pytest.raises(TypeError, match=r"this is a Tensor: write optimizer.step\(lambda: model"):
+        optimizer.step(loss_closure(model)())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="was given no closure"):
+        optimizer.step([])
+    with pytest.raises(ValueError, match="resume=True goes on with a log, and there is none"):
+        MeZO(model.named_parameters(), lr=1e-4, resume=True)

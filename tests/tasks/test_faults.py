@@ -102,9 +102,10 @@ def test_every_kind_of_bad_row(tmp_path: Path, task: Task, row: dict[str, Any], 
     ("task", "values", "words"),
     [
         (WORDS, ["neg", "pos", "pos"], "'pos' (2), 'neg' (1); the task knows 0 (terrible), 1 (great). Say which word "
-         "stands for each, such as --labels neg=terrible,pos=great (in Python, label_values)."),
-        (MOOD, ["Positive", "Negative"], "--labels Negative=terrible,Positive=great"),
-        (WORDS, ["very bad", "fine", "good"], "--labels 'fine=terrible,good=great,very bad=WORD'"),
+         "stands for each: --labels neg=WORD,pos=WORD, with terrible or great for WORD (in Python, label_values)."),
+        (MOOD, ["Positive", "Negative"], "--labels Negative=terrible,Positive=great (in"),
+        (Task("m", "{text} is", labels=("bad", "good")), ["terrible", "great", "badly"],
+         "--labels badly=bad,great=WORD,terrible=WORD, with good for WORD"),
         (get_task("sst2"), ["neg", "pos"], "the task knows 0 (terrible), 1 (great)."),
         (WORDS, ["a,b", "c=d"], "the task knows 0 (terrible), 1 (great)."),
     ],

@@ -50,7 +50,7 @@ def test_context_and_continuation_are_the_whole_text(story: PreTrainedTokenizerB
 def test_label_words_of_several_tokens_are_scored_whole(story: PreTrainedTokenizerBase) -> None:
     prompter = Prompter(get_task("sst2"), story, masked=False, max_length=512)
     assert prompter.label_ids is None
-    assert "label words 'terrible', 'great' are several tokens: each is scored by the mean" in prompter.remarks()[0]
+    assert "label words of several tokens: 'terrible', 'great'; each is scored by the mean" in prompter.remarks()[0]
     alike = replace(get_task("sst2"), labels=("terrible", "terrific", "a"))
     said = Prompter(alike, story, masked=False, max_length=512).remarks()[0]
     assert "'terrible', 'terrific' even begin with the same one" in said

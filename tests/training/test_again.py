@@ -141,6 +141,20 @@ def test_starting_over_moves_the_run_aside(tmp_path: Path, splits: Any, caplog: 
     assert resumed.train().global_step == STEPS + 1
 
 
+def test_resume_with_another_rate_or_batch_is_refused(
+    tmp_path: Path, splits: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = make(tmp_path, splits, resume=True, save_strategy="steps", save_steps=2)
+    first.train()
+    assert f"there is no run in {tmp_path} to go on with: this one begins there" in caplog.text
+    rows = first.args.per_device_train_batch_size + 1
+    for name, value in (("learning_rate", 0.123), ("per_device_train_batch_size", rows)):
+        with pytest.raises(ValueError, match=f"has {name} .* and {value} is asked for: a resumed run must have the"):
+            make(tmp_path, splits, max_steps=2 * STEPS, resume=True, **{name: value}).train()
+    again = make(tmp_path, splits, max_steps=STEPS + 1, resume=True, save_strategy="steps", save_steps=2)
+    assert again.train().global_step == STEPS + 1
+
+
 def test_starting_over_in_an_empty_folder_is_starting(tmp_path: Path, splits: Any) -> None:
     assert make(tmp_path, splits, start_over=True, max_steps=1).train().global_step == 1
     assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == []

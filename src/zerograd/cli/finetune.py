@@ -14,14 +14,17 @@ from zerograd.cli.commands import Trained, refuse_run, train, train_defaults
 from zerograd.cli.pictures import shown
 from zerograd.cli.rows_in_files import free_folder, rows_in_files, table_of
 from zerograd.tasks import MESSAGES, Row, Task
+from zerograd.tasks.data import unlabelled_rows
+from zerograd.tasks.files import FORMATS
 from zerograd.training.config import MeZOConfig
+from zerograd.training.ranges import check_ranges
 from zerograd.training.settings import did_you_mean, pick
 from zerograd.training.tuning import Tuning
 
 KINDS = (DataArguments, Tuning, PresetArguments, MeZOConfig)  # of `zerograd train`
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Finetuned:
     """A model that was tuned, and what came of it.
 
@@ -52,8 +55,8 @@ class Finetuned:
         """Answers to rows without labels.
 
         Args:
-            data: Texts, where the prompt reads one column; or rows: a list of dictionaries, a `datasets.Dataset` or a
-                `pandas.DataFrame`.
+            data: Texts, where the prompt reads one column; or rows: a file of them, a list of dictionaries, a
+                `datasets.Dataset` or a `pandas.DataFrame`.
             scores: Give a dictionary for each row, with the probability of every label beside the prediction.
 
         Returns:
@@ -68,6 +71,8 @@ class Finetuned:
 
     def _rows(self, data: Any) -> list[Row]:
         columns = self.task.text_columns
+        if isinstance(data, Path) or (isinstance(data, str) and data.endswith(FORMATS)):
+            return list(unlabelled_rows(self.task, data, notes=[]))
         texts = [data] if isinstance(data, str) else data
         if isinstance(texts, Sequence) and any(isinstance(text, str) for text in texts):
             if len(columns) != 1 or columns == (MESSAGES,):
@@ -81,6 +86,12 @@ class Finetuned:
             if missing:
                 raise ValueError(f"row {number} has nothing in column {missing[0]!r}, which the prompt reads")
         return rows
+
+    def __repr__(self) -> str:
+        """The folder, and the first metric before and after."""
+        name = next(iter(self.metrics))
+        change = f"{name} {shown(name, self.before[name])} -> {shown(name, self.metrics[name])}"
+        return f"Finetuned({str(self.folder)!r}: {change} on {len(self.predictions)} test rows)"
 
     def _repr_html_(self) -> str:
         """For notebooks: the metrics and the picture."""
@@ -125,6 +136,11 @@ def finetune(
     given = {"model": model, "data": data, "prompt": prompt, "labels": _labels(labels), **settings}
     given = {name: value for name, value in given.items() if value is not None}
     _check_names(given)
+    check_ranges(given)
+    if callable(given.get("objective")):
+        raise ValueError("objective is written 'module:function', so that the run can be repeated; put it into a file")
+    if given.get("resume") and "output_dir" not in given:
+        raise ValueError("resume=True goes on with the run in a folder: give it as output_dir")
     given.setdefault("output_dir", str(free_folder(_name_of(given))))
     folder = Path(given["output_dir"])
     try:
@@ -168,6 +184,8 @@ def _labels(labels: Any) -> str | None:
     """As the command takes them."""
     if labels is None or isinstance(labels, str):
         return labels
+    if isinstance(labels, (set, frozenset)):
+        raise ValueError("labels is a set, which has no order: give a list, or a mapping of values to words")
     pairs = [f"{value}={word}" for value, word in labels.items()] if isinstance(labels, Mapping) else list(labels)
     for word in pairs:
         if "," in str(word):

@@ -17,8 +17,8 @@ from zerograd.core.parameters import Parameters, dtype_name, frozen_note, frozen
 from zerograd.core.perturb import make_perturber
 from zerograd.core.perturb.perturber import Closure
 from zerograd.core.precision import Precision
-from zerograd.core.probe import Parts, Prober
-from zerograd.core.replay import check_base, check_spec, make_header
+from zerograd.core.probe import Parts, Prober, closures
+from zerograd.core.replay import check_base, earlier, make_header
 from zerograd.core.safety import memory_for
 from zerograd.core.scaling import Variance
 from zerograd.core.specs import describe
@@ -128,10 +128,8 @@ class MeZO(torch.optim.Optimizer):
             for i, group in enumerate(self.param_groups)
             for name, tensor in zip(group["param_names"], group["params"], strict=True)
         )
-        earlier = StepLog.read(log) if log is not None and resume and Path(log).exists() else None
-        if earlier is not None:
-            check_spec(earlier)
-        noise = Noise(seed, distribution, rank, SPEC_VERSION if earlier is None else earlier.header.spec)
+        before = earlier(log, resume)
+        noise = Noise(seed, distribution, rank, SPEC_VERSION if before is None else before.header.spec)
         directions = Directions(noise, self.parameters, blocks, scaling)
         device = None if offload is None else torch.device(offload)
         self.perturber = make_perturber(self.parameters, directions.noise, probing, device)
@@ -142,7 +140,7 @@ class MeZO(torch.optim.Optimizer):
         self.updater = Updater(directions, update, decays, extra_byte, self.perturber.prefetch)
         self._max_skipped, self._skipped = max_skipped, 0
         self._probed = False
-        self.log = None if log is None else self._open_log(log, earlier, frozen_note(frozen_of(params)))
+        self.log = None if log is None else self._open_log(log, before, frozen_note(frozen_of(params)))
 
     def step(self, closure: Closure | Sequence[Closure] | None = None) -> float | None:  # type: ignore[override]
         """One step. With a closure: probe it first; without: apply what `probe` has gathered since the last step.
@@ -237,17 +235,17 @@ class MeZO(torch.optim.Optimizer):
             raise RuntimeError("MeZO's parameter groups are fixed once it is made; pass all of them to MeZO(...)")
         super().add_param_group(param_group)
 
-    def _open_log(self, path: str | Path, earlier: StepLog | None, frozen: FrozenNote | None) -> StepLog:
+    def _open_log(self, path: str | Path, before: StepLog | None, frozen: FrozenNote | None) -> StepLog:
         header = make_header(self.updater, describe(self.estimator), frozen)
-        if earlier is None:
+        if before is None:
             return StepLog.create(path, header)
-        check_base(earlier, header)  # before the file is touched
-        earlier.reopen()
-        if earlier.dropped_bytes:
+        check_base(before, header)  # before the file is touched
+        before.reopen()
+        if before.dropped_bytes:
             warnings.warn(
-                f"{path} ended in an incomplete step; {earlier.dropped_bytes} bytes were cut off", stacklevel=3
+                f"{path} ended in an incomplete step; {before.dropped_bytes} bytes were cut off", stacklevel=3
             )
-        return earlier
+        return before
 
     def _take(self) -> Step:
         """Log and apply the step that was probed, or the one that is due in the log."""
@@ -290,7 +288,7 @@ class MeZO(torch.optim.Optimizer):
         return self.prober.probe(closure, self.steps_done, self.updater.d)
 
     def _probe_all(self, closure: Closure | Sequence[Closure]) -> float:
-        return sum(self._probe(part) for part in (closure if isinstance(closure, Sequence) else [closure]))
+        return sum(self._probe(part) for part in closures(closure))
 
     def _check_lr(self, step: Step) -> None:
         lr = self._lr()

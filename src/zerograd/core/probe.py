@@ -27,6 +27,20 @@ FORWARD = (
 )
 
 
+def closures(given: Closure | Sequence[Closure]) -> Sequence[Closure]:
+    """The closures of a batch. TypeError for the loss itself, ValueError for none."""
+    parts = given if isinstance(given, Sequence) else [given]
+    for part in parts:
+        if not callable(part):
+            raise TypeError(
+                f"step takes a closure that computes the loss, and this is a {type(part).__name__}: write "
+                "optimizer.step(lambda: model(**batch).loss)"
+            )
+    if not parts:
+        raise ValueError("step was given no closure: a batch in parts has one for each part")
+    return parts
+
+
 @dataclass(frozen=True)
 class Parts:
     """A batch in parts: a closure that is the sum of others, which may run side by side and share what they read.

@@ -44,6 +44,22 @@ def make_header(updater: Updater, estimator: Mapping[str, Any], frozen: FrozenNo
     )  # fmt: skip
 
 
+def earlier(log: str | Path | None, resume: bool) -> StepLog | None:
+    """What a run that resumes goes on from; None where it begins.
+
+    Raises:
+        ValueError: It has no log.
+        LogError: The log is damaged, or of a noise specification that is not known.
+    """
+    if resume and log is None:
+        raise ValueError("resume=True goes on with a log, and there is none: give its path, MeZO(..., log=path)")
+    if not resume or log is None or not Path(log).exists():
+        return None
+    found = StepLog.read(log)
+    check_spec(found)
+    return found
+
+
 def check_spec(log: StepLog) -> None:
     """Raise LogError for a log of a noise specification that is not known."""
     if log.header.spec not in SPECS:

@@ -128,22 +128,24 @@ def _refusal(task: Task, table: Table, said: str, faults: Sequence[Fault], label
 
 
 def _labels_hint(task: Task, values: "Counter[Any]") -> list[str]:
-    """--labels with every value of the column, where the task is the user's and its values can be written so."""
+    """--labels with every value of the column, where the task is the user's and its values can be written so.
+
+    A value stands for a word that it begins like (neg, negative); what is not alike is not guessed, since the alphabet
+    would turn good and bad round.
+    """
     names = sorted(map(str, values))
     if task.hub is not None or len(names) > 2 * VALUES or any("," in name or "=" in name for name in names):
         return []
     classes = {name: task.class_of(name) for name in names}
     free = [c for c in range(len(task.labels)) if c not in classes.values()]
-    for alike in (True, False):  # neg is rather negative than what comes first
-        for name in names:
-            fitting = [c for c in free if not alike or _alike(name, task, c)]
-            if classes[name] is None and fitting:
-                classes[name] = fitting[0]
-                free.remove(fitting[0])
+    for name in names:
+        fitting = [c for c in free if _alike(name, task, c)]
+        if classes[name] is None and fitting:
+            classes[name] = fitting[0]
+            free.remove(fitting[0])
     pairs = (f"{name}={'WORD' if c is None else task.labels[c]}" for name, c in classes.items())
-    return [
-        f"Say which word stands for each, such as --labels {shlex.quote(','.join(pairs))} (in Python, label_values)."
-    ]
+    left = f", with {' or '.join(task.labels[c] for c in free)} for WORD" if free and None in classes.values() else ""
+    return [f"Say which word stands for each: --labels {shlex.quote(','.join(pairs))}{left} (in Python, label_values)."]
 
 
 def _alike(name: str, task: Task, number: int) -> bool:

@@ -125,10 +125,11 @@ class Prompter:
         words = [repr(w) for w, t in zip(self.task.labels, self.label_tokens, strict=True) if len(t) > 1]
         firsts = [tokens[:1] for tokens in self.label_tokens]
         shared = [repr(w) for w, f in zip(self.task.labels, firsts, strict=True) if firsts.count(f) > 1]
+        kind = "a label word" if len(words) == 1 else "label words"
         same = f"; {', '.join(shared)} even begin with the same one" if shared else ""
         return [
-            f"label words {', '.join(words)} are several tokens{same}: each is scored by the mean log-probability of "
-            "all its tokens, which takes longer than label words of one token"
+            f"{kind} of several tokens: {', '.join(words)}{same}; each is scored by the mean log-probability of all "
+            "its tokens, which takes longer than label words of one token"
         ]
 
     def encode(

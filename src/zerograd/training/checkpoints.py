@@ -6,10 +6,12 @@ file; it is written once at the start and never held in memory.
 
 import json
 import os
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from transformers import TrainingArguments
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -144,6 +146,31 @@ def check_length(log: StepLog, max_steps: int) -> None:
         raise ValueError(
             f"{log.path} already holds {done} steps, max_steps is {max_steps}: resume with at least as many, or replay "
             "the log with --step for an earlier model"
+        )
+
+
+def check_same(log: StepLog, checkpoint: Path | None, args: TrainingArguments, scheduled: bool) -> None:
+    """ValueError where what goes on with a run has another rate or batch, which its checkpoint would bring back.
+
+    Args:
+        log: The run's.
+        checkpoint: The one that it goes on from.
+        args: What goes on with it.
+        scheduled: Whether the rate is a scheduler's of the user's own.
+    """
+    kept = []
+    if log.steps and not scheduled and args.lr_scheduler_type == "constant":
+        asked = struct.unpack("<f", struct.pack("<f", args.learning_rate))[0]  # as a log holds it
+        if log.steps[-1].lr[0] not in (asked, args.learning_rate):
+            kept.append(("learning_rate", f"{log.steps[-1].lr[0]:g}", f"{args.learning_rate:g}"))
+    if checkpoint is not None:
+        rows = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).train_batch_size
+        if rows not in (None, args.train_batch_size):
+            kept.append(("per_device_train_batch_size", str(rows), str(args.train_batch_size)))
+    for name, had, asks in kept:
+        raise ValueError(
+            f"the run in {log.path.parent} has {name} {had}, and {asks} is asked for: a resumed run must have the "
+            "settings of the run it continues (start_over=True begins anew)"
         )
 
 

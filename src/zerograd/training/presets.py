@@ -95,7 +95,7 @@ PRESETS = {
 def get_preset(name: str) -> Preset:
     """The preset of that name. ValueError with the nearest one if there is none."""
     if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}{did_you_mean(name, PRESETS)} There are {', '.join(PRESETS)}")
+        raise ValueError(f"unknown preset {name!r}{did_you_mean(name, PRESETS)}; there are {', '.join(PRESETS)}")
     return PRESETS[name]
 
 

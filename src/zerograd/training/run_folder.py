@@ -25,6 +25,7 @@ from zerograd.training.checkpoints import (
     SavedWeights,
     check_length,
     check_new,
+    check_same,
     last_whole_checkpoint,
     set_aside,
 )
@@ -85,10 +86,13 @@ class RunFolder:
         folder = Path(self.args.output_dir)
         if resume_from_checkpoint is True or (self.mezo_args.resume and resume_from_checkpoint is None):
             if not self.log_path.exists():
+                logger.warning("there is no run in %s to go on with: this one begins there", folder)
                 return resume_from_checkpoint
             self._resuming = True
-            check_length(StepLog.read(self.log_path), self.args.max_steps)
+            log = StepLog.read(self.log_path)
+            check_length(log, self.args.max_steps)
             last = last_whole_checkpoint(folder, self.args.max_steps)
+            check_same(log, last, self.args, self.lr_scheduler is not None)
             return None if last is None else str(last)
         if not isinstance(resume_from_checkpoint, str) and self.mezo is None:
             place = set_aside(folder) if self.mezo_args.start_over else None
