@@ -69,6 +69,9 @@ def test_it_predicts_a_file_and_shows_itself_in_a_line(tuned: Finetuned, tmp_pat
     assert tuned.predict(str(path)) == tuned.predict(path) == tuned.predict(["the bed is soft .", "the plot shines ."])
     with pytest.raises(ValueError, match="there is no .*none.csv"):
         tuned.predict("none.csv")
+    assert tuned.predict(Dataset.from_dict({"review": ["the bed is soft ."]}).to_pandas()["review"]) == tuned.predict(
+        "the bed is soft ."
+    )
     assert repr(tuned).startswith("Finetuned('") and "on 6 test rows)" in repr(tuned) and "\n" not in repr(tuned)
 
 

@@ -14,6 +14,7 @@ from zerograd import MeZO, NonFiniteLossError, replay
 from zerograd.core.apply import Updater
 from zerograd.core.directions import Directions
 from zerograd.core.parameters import Parameters
+from zerograd.core.safety import ProbeError
 from zerograd.noise import Noise, reference
 from zerograd.updates import SGD, Step
 
@@ -363,3 +364,9 @@ def test_a_loss_in_place_of_a_closure_and_resume_without_a_log_are_answered() ->
         optimizer.step([])
     with pytest.raises(ValueError, match="resume=True goes on with a log, and there is none"):
         MeZO(model.named_parameters(), lr=1e-4, resume=True)
+
+
+def test_a_loss_of_another_model_is_answered() -> None:
+    optimizer = MeZO(make_tiny("llama").named_parameters(), lr=1e-4)
+    with pytest.raises(ProbeError, match="read none of the .* does not come from the model whose parameters"):
+        optimizer.step(loss_closure(make_tiny("llama")))

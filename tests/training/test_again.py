@@ -8,7 +8,7 @@ from demo_trainer import STEPS, make, rows
 from transformers import TrainerCallback
 
 from architectures import same, state
-from zerograd import LogError, StepLog, load_model, replay
+from zerograd import LogError, MeZOConfig, MeZOTrainer, StepLog, load_model, replay
 
 BEST = {
     "learning_rate": 3e-3, "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2,
@@ -174,3 +174,11 @@ def test_the_command_starts_over(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main([*command, "--start_over"]) == 0
     assert f"the run in {tmp_path} was moved to {tmp_path}/earlier-1" in capsys.readouterr().out
     assert {"steps.zlog", "run.yaml", "results.json"} <= {p.name for p in (tmp_path / "earlier-1").iterdir()}
+
+
+def test_training_rows_of_one_class_are_said(tmp_path: Path, splits: Any) -> None:
+    model, tokenizer = load_model(None, "auto")
+    rows = [{"sentence": "dull", "label": 0, "index": i} for i in range(4)]
+    config = MeZOConfig(str(tmp_path), max_steps=1, report_to="none", use_cpu=True)
+    with pytest.warns(UserWarning, match="all 4 training rows are 'terrible'"):
+        MeZOTrainer(model, config, task="sst2", processing_class=tokenizer, train_dataset=rows)

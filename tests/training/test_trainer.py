@@ -165,7 +165,7 @@ def test_a_run_is_not_started_over_another(tmp_path: Path, splits: Any) -> None:
         FileExistsError, match=r"holds a run of 1 steps .* resume=True, max_steps above 1.*start_over=True"
     ):
         make(tmp_path, splits, max_steps=1).train()
-    with pytest.raises(LogError, match="learning rate"):
+    with pytest.raises(ValueError, match="has learning_rate 0.0001, and 0.001 is asked for"):
         make(tmp_path, splits, max_steps=1, resume=True, learning_rate=1e-3).train()
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from pandas import Series
+
 from zerograd.cli.again import continued
 from zerograd.cli.answers import Answer, Answerer, answers_of, own_columns
 from zerograd.cli.arguments import DataArguments, PresetArguments
@@ -73,7 +75,7 @@ class Finetuned:
         columns = self.task.text_columns
         if isinstance(data, Path) or (isinstance(data, str) and data.endswith(FORMATS)):
             return list(unlabelled_rows(self.task, data, notes=[]))
-        texts = [data] if isinstance(data, str) else data
+        texts = [data] if isinstance(data, str) else data.tolist() if isinstance(data, Series) else data
         if isinstance(texts, Sequence) and any(isinstance(text, str) for text in texts):
             if len(columns) != 1 or columns == (MESSAGES,):
                 raise ValueError(

@@ -39,6 +39,8 @@ def rows_in_files(given: dict[str, Any], folder: Path) -> Iterator[dict[str, Any
     if data is None or isinstance(data, (str, Path)):
         yield given
         return
+    if isinstance(data, Mapping) and _are_columns(data):
+        data = table_of(data)
     parts = dict(data) if isinstance(data, Mapping) else {"rows": data}
     if isinstance(data, Mapping) and not parts.keys() <= {*PARTS}:
         raise ValueError(f"data has the parts {', '.join(map(str, parts))}; name them train, validation and test")
@@ -68,11 +70,18 @@ def _numbered(path: Path) -> Path:
     return free
 
 
+def _are_columns(data: Mapping[str, Any]) -> bool:
+    """Whether a mapping is of columns, as `Dataset.from_dict` takes it, and not of parts, which hold rows."""
+    return all(isinstance(v, (list, tuple)) and not any(isinstance(item, Mapping) for item in v) for v in data.values())
+
+
 def table_of(rows: Any) -> Dataset:
     """Rows from memory in one form. ValueError for what is no table."""
     if isinstance(rows, Dataset):
         return rows
     try:
+        if isinstance(rows, Mapping):
+            return Dataset.from_dict({**rows})
         if isinstance(rows, Sequence):
             return Dataset.from_list([dict(row) for row in rows])
         return Dataset.from_pandas(rows, preserve_index=False)

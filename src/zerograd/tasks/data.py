@@ -205,8 +205,10 @@ def _from_hub(task: Task, split: str) -> Table:
 def _find(folder: Path, split: str) -> Path:
     found = [folder / f"{split}{ending}" for ending in FORMATS if (folder / f"{split}{ending}").is_file()]
     if not found:
-        files = sorted(p.name for p in folder.iterdir() if p.suffix in FORMATS) if folder.is_dir() else None
-        there = "no such folder or file" if files is None else ", ".join(files) or f"no file of {', '.join(FORMATS)}"
+        if not folder.exists():
+            raise DataError(f"there is no {'file' if folder.suffix in FORMATS else 'file or folder'} {folder}")
+        files = sorted(p.name for p in folder.iterdir() if p.suffix in FORMATS) if folder.is_dir() else []
+        there = ", ".join(files) or f"no file of {', '.join(FORMATS)}"
         raise DataError(f"there is no {folder / split}.jsonl (or .csv, .parquet); found in {folder}: {there}")
     return found[0]
 

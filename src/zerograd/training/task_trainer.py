@@ -1,5 +1,6 @@
 """`TaskTrainer`: transformers' Trainer, by backpropagation, with a task's data, loss and metric."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers.trainer_utils import EvalPrediction, PredictionOutput
 from zerograd.evaluation.bound_task import BoundTask
 from zerograd.evaluation.evaluate import Prediction
 from zerograd.evaluation.packing import Batch
+from zerograd.tasks.splits import one_class
 from zerograd.training.progress import install, shows_bars
 
 
@@ -37,6 +39,11 @@ class TaskTrainer(Trainer):
                     kwargs[key] = {name: self.bound_task.encode(part) for name, part in rows.items()}
                 elif rows is not None:
                     kwargs[key] = self.bound_task.encode(rows)
+            train = kwargs.get("train_dataset")
+            rows = [example.row for example in train] if isinstance(train, list) else []
+            only = one_class(self.bound_task.task, rows)
+            if only is not None:
+                warnings.warn(f"all {len(rows)} training rows are {only!r}: nothing else can be learned", stacklevel=3)
             kwargs.setdefault("data_collator", self.bound_task.collate)
             if args is not None:
                 args.remove_unused_columns = False  # the collator reads examples, not the model's columns

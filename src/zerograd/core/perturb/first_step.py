@@ -92,6 +92,11 @@ class FirstStep:
     def check_read(self) -> None:
         """ProbeError for a tensor that no operation read."""
         unread = [e.name for e in self._parameters.entries if e not in self._read]
+        if len(unread) == len(self._parameters.entries) and not self._allow_unread:
+            raise ProbeError(
+                f"the forward read none of the {len(unread)} trainable tensors ({unread[0]}, ...): the closure's loss "
+                "does not come from the model whose parameters are tuned. Compute it in the closure, from that model."
+            )
         if unread and not self._allow_unread:
             more = f" and {len(unread) - 5} more" if len(unread) > 5 else ""
             raise ProbeError(
