@@ -123,6 +123,7 @@ def test_wrong_input_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ({"max_steps": 1.5}, "max_steps must be a whole number, got 1.5"),
         ({"objective": len}, "objective is written 'module:function'"),
         ({"resume": True}, "give it as output_dir"),
+        ({"output_dir": __file__}, "output_dir is a file, .*test_finetune.py: give a folder"),
     ],
 )
 def test_what_a_call_is_refused_for(settings: dict[str, Any], words: str) -> None:

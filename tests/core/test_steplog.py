@@ -141,6 +141,7 @@ def test_a_truncated_log_is_reported_cut_and_continued(tmp_path: Path) -> None:
     for _ in range(3):
         optimizer.step(loss_closure(model))
     assert same(model, history[3])
+    assert repr(StepLog.read(path)) == f"StepLog({str(path)!r}: 3 steps of {len(optimizer.parameters.entries)} tensors)"
     assert len(StepLog.read(path).steps) == 3
 
 

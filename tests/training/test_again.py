@@ -155,6 +155,15 @@ def test_resume_with_another_rate_or_batch_is_refused(
     assert again.train().global_step == STEPS + 1
 
 
+def test_resume_of_a_rate_per_probe(tmp_path: Path, splits: Any) -> None:
+    """The log holds the rate times the probes, which is not another rate."""
+    settings = {"num_probes": 2, "estimator": "spsa:lr_per_probe=true", "resume": True}
+    make(tmp_path, splits, max_steps=1, **settings).train()
+    assert make(tmp_path, splits, max_steps=2, **settings).train().global_step == 2
+    with pytest.raises(ValueError, match="has learning_rate .* and 0.123 is asked for"):
+        make(tmp_path, splits, max_steps=3, learning_rate=0.123, **settings).train()
+
+
 def test_starting_over_in_an_empty_folder_is_starting(tmp_path: Path, splits: Any) -> None:
     assert make(tmp_path, splits, start_over=True, max_steps=1).train().global_step == 1
     assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == []

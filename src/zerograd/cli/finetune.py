@@ -145,6 +145,8 @@ def finetune(
         raise ValueError("resume=True goes on with the run in a folder: give it as output_dir")
     given.setdefault("output_dir", str(free_folder(_name_of(given))))
     folder = Path(given["output_dir"])
+    if folder.is_file():
+        raise ValueError(f"output_dir is a file, {folder}: give a folder")
     try:
         if not (given.get("resume") or given.get("start_over")):
             refuse_run(folder)

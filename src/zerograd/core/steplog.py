@@ -28,6 +28,10 @@ class StepLog:
         self._locked = False  # true without a lock, too, where there can be none
         self._size, self._linked = 0, True  # of the open file: its bytes, and whether a name leads to it
 
+    def __repr__(self) -> str:
+        """The file, and what it holds."""
+        return f"StepLog({str(self.path)!r}: {len(self.steps)} steps of {len(self.header.tensors)} tensors)"
+
     @classmethod
     def create(cls, path: str | Path, header: Header) -> "StepLog":
         """A new log, locked for this process.

@@ -160,9 +160,11 @@ def check_same(log: StepLog, checkpoint: Path | None, args: TrainingArguments, s
     """
     kept = []
     if log.steps and not scheduled and args.lr_scheduler_type == "constant":
-        asked = struct.unpack("<f", struct.pack("<f", args.learning_rate))[0]  # as a log holds it
-        if log.steps[-1].lr[0] not in (asked, args.learning_rate):
-            kept.append(("learning_rate", f"{log.steps[-1].lr[0]:g}", f"{args.learning_rate:g}"))
+        last = log.steps[-1]
+        times = len(last.g) if log.header.estimator.get("lr_per_probe") else 1  # what is logged is the rate times n
+        asked = struct.unpack("<f", struct.pack("<f", args.learning_rate * times))[0]  # as a log holds it
+        if last.lr[0] != asked:
+            kept.append(("learning_rate", f"{last.lr[0] / times:g}", f"{args.learning_rate:g}"))
     if checkpoint is not None:
         rows = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).train_batch_size
         if rows not in (None, args.train_batch_size):
