@@ -179,7 +179,7 @@ def test_the_command_starts_over(tmp_path: Path, capsys: pytest.CaptureFixture[s
     command = ["train", *few.split(), "--output_dir", str(tmp_path)]
     assert main(command) == 0
     assert main(command) == 1
-    assert "begin anew with start_over" in capsys.readouterr().err
+    assert "begin anew with --start_over" in capsys.readouterr().err
     assert main([*command, "--start_over"]) == 0
     assert f"the run in {tmp_path} was moved to {tmp_path}/earlier-1" in capsys.readouterr().out
     assert {"steps.zlog", "run.yaml", "results.json"} <= {p.name for p in (tmp_path / "earlier-1").iterdir()}

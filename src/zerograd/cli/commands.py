@@ -110,7 +110,7 @@ def refuse_run(folder: Path) -> None:
     """FileExistsError where a folder holds a run."""
     if holds_run(folder / LOG_NAME):
         raise FileExistsError(
-            f"{folder} already holds a run ({LOG_NAME}); continue it ({_go_on(folder)}), begin anew with start_over "
+            f"{folder} already holds a run ({LOG_NAME}); continue it ({_go_on(folder)}), begin anew with --start_over "
             "(which moves it to a subfolder), or choose another output_dir"
         )
 

@@ -184,6 +184,6 @@ def check_resumed(folder: Path, settings: Mapping[str, Any], test_data: str | No
         if was != value:
             raise ValueError(
                 f"the run in {folder} has {key} {was!r}, this command asks for {value!r}: a resumed run "
-                "must have the settings of the run it continues"
+                "must have the settings of the run it continues; give another --output_dir to begin a new one"
             )
     check_length(StepLog.read(folder / LOG_NAME), max_steps)

@@ -64,10 +64,12 @@ def custom_task(
         max_new_tokens=max_new_tokens,
         objective=objective,
     )
+    unnamed = "" if label_column else "; name the one with the answers with --label_column"
     for column in (*task.text_columns, *task.answer_columns):
         if column not in columns:
             raise TaskError(
                 f"there is no column {column!r} in your data; its columns are {', '.join(columns)}"
                 f"{looks_like_a_row(columns)}"
+                f"{unnamed if column == task.label_column else ''}"
             )
     return task
