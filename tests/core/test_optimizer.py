@@ -368,5 +368,5 @@ def test_a_loss_in_place_of_a_closure_and_resume_without_a_log_are_answered() ->
 
 def test_a_loss_of_another_model_is_answered() -> None:
     optimizer = MeZO(make_tiny("llama").named_parameters(), lr=1e-4)
-    with pytest.raises(ProbeError, match="read none of the .* does not come from the model whose parameters"):
+    with pytest.raises(ProbeError, match="nor any of the .* does not come from the model whose parameters"):
         optimizer.step(loss_closure(make_tiny("llama")))

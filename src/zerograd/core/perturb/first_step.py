@@ -94,8 +94,10 @@ class FirstStep:
         unread = [e.name for e in self._parameters.entries if e not in self._read]
         if len(unread) == len(self._parameters.entries) and not self._allow_unread:
             raise ProbeError(
-                f"the forward read none of the {len(unread)} trainable tensors ({unread[0]}, ...): the closure's loss "
-                "does not come from the model whose parameters are tuned. Compute it in the closure, from that model."
+                f"the forward never read trainable {unread[0]}, nor any of the {len(unread)} trainable tensors: the "
+                "closure's loss does not come from the model whose parameters are tuned, or is computed where reads "
+                "cannot be seen (another thread, a custom or compiled operation: use probing='snapshot' and "
+                "allow_unread=True there)."
             )
         if unread and not self._allow_unread:
             more = f" and {len(unread) - 5} more" if len(unread) > 5 else ""
