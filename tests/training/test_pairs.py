@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
+from zerograd.cli.arguments import TaskArguments
 from zerograd.training.config import MeZOConfig
 from zerograd.training.defaults import defaults_for
-from zerograd.training.pairs import apart, follow
-from zerograd.training.settings import pick
+from zerograd.training.pairs import OF_OWN_DATA, apart, follow
+from zerograd.training.settings import PROMPT, deciding, pick
 
 FOLLOWED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"save_steps": 100}, {"eval_steps": 100}, ""),
@@ -65,3 +66,8 @@ def test_what_a_run_noted_gives_way_with_its_partners() -> None:
     assert apart(noted, {"save_steps": 10}) == noted
     assert apart({"tune": "prefix", "num_virtual_tokens": 9}, {"tune": "lora"}) == {"tune": "prefix"}
     assert apart(noted, {"num_train_epochs": 2.0}) == {"eval_steps": 10, "save_steps": 10, "eps": 1e-3}
+
+
+def test_the_settings_of_own_data_are_those_of_the_arguments() -> None:
+    """Their list needs neither torch nor the dataclass."""
+    assert list(OF_OWN_DATA) == deciding(TaskArguments, PROMPT)

@@ -19,7 +19,6 @@ from zerograd.tasks import MESSAGES, Row, Task
 from zerograd.tasks.data import unlabelled_rows
 from zerograd.tasks.files import FORMATS
 from zerograd.training.config import MeZOConfig
-from zerograd.training.ranges import check_ranges
 from zerograd.training.settings import did_you_mean, pick
 from zerograd.training.tuning import Tuning
 
@@ -138,7 +137,6 @@ def finetune(
     given = {"model": model, "data": data, "prompt": prompt, "labels": _labels(labels), **settings}
     given = {name: value for name, value in given.items() if value is not None}
     _check_names(given)
-    check_ranges(given)
     if callable(given.get("objective")):
         raise ValueError("objective is written 'module:function', so that the run can be repeated; put it into a file")
     if given.get("resume") and "output_dir" not in given:

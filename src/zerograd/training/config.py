@@ -16,6 +16,7 @@ from zerograd.core.specs import parse
 from zerograd.estimators import ESTIMATORS
 from zerograd.schedules import parse_schedule
 from zerograd.training.fields import FIELDS, check_schedule, check_unused, idle_settings
+from zerograd.training.pairs import check_clashes
 from zerograd.training.ranges import check_ranges
 from zerograd.training.settings import WEIGHTS, documented
 from zerograd.updates import UPDATES
@@ -127,8 +128,7 @@ class MeZOArguments:
         check_probing(self.probing)
         if self.save_full_model not in SAVING:
             raise ValueError(f"unknown save_full_model {self.save_full_model!r}; choose one of {', '.join(SAVING)}")
-        if self.resume and self.start_over:
-            raise ValueError("resume goes on with the run in output_dir, start_over begins anew: say one of them")
+        check_clashes({"resume": self.resume, "start_over": self.start_over})
 
     def optimizer_settings(self, max_steps: int, epoch: int = 1) -> dict[str, Any]:
         """The settings as `MeZO` takes them.

@@ -33,7 +33,7 @@ def check_clashes(given: Mapping[str, Any]) -> None:
     if given.get("offload") and given.get("quantize") is not None:
         raise ValueError("quantised weights are placed where they are loaded: give --quantize or --offload, not both")
     if given.get("resume") and given.get("start_over"):
-        raise ValueError("--resume goes on with the run in --output_dir, --start_over begins anew: say one of them")
+        raise ValueError("resume goes on with the run in output_dir, start_over begins anew: say one of them")
 
 
 def apart(before: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
