@@ -14,7 +14,7 @@ from zerograd.core.directions import Directions
 from zerograd.core.header import MAX_GROUPS, FrozenNote, LogError
 from zerograd.core.interrupts import uninterrupted
 from zerograd.core.parameters import Parameters, dtype_name, frozen_note, frozen_of, make_groups
-from zerograd.core.perturb import make_perturber
+from zerograd.core.perturb import make_perturber, make_population
 from zerograd.core.perturb.perturber import Closure
 from zerograd.core.precision import Precision
 from zerograd.core.probe import Parts, Prober, closures
@@ -63,7 +63,8 @@ class MeZO(torch.optim.Optimizer):
         rank: Rank of the directions of matrices; 0: full.
         blocks: Blocks (layers; embeddings; the rest) that a probe moves, drawn anew for each; 0: all.
         scaling: Scale directions by block (`zerograd.core.scales`).
-        probing: "streamed", "snapshot", "in_place" or "auto"; see `zerograd.core.perturb`.
+        probing: "streamed", "snapshot", "in_place", "population" or "auto"; see `zerograd.core.perturb`.
+        population_rows: Most rows of a population's forward; 0: as memory allows.
         extra_byte: Keep 8 more bits of every 16-bit weight in a byte beside it, for updates far below its last bit.
         offload: Device of the forward passes, where the large weights stay in main memory;
                 see `zerograd.core.perturb.prefetch`.
@@ -96,6 +97,7 @@ class MeZO(torch.optim.Optimizer):
         blocks: int = 0,
         scaling: Variance | None = None,
         probing: str = "auto",
+        population_rows: int = 0,
         extra_byte: bool = False,
         offload: torch.device | str | None = None,
         seed: int = 0,
@@ -133,7 +135,10 @@ class MeZO(torch.optim.Optimizer):
         directions = Directions(noise, self.parameters, blocks, scaling)
         device = None if offload is None else torch.device(offload)
         self.perturber = make_perturber(self.parameters, directions.noise, probing, device)
-        self.prober = Prober(self.perturber, directions, estimator, allow_unread)
+        population = make_population(self.parameters, noise, probing, population_rows, device)
+        self.prober = Prober(
+            self.perturber, directions, estimator, allow_unread, population, probing == "population"
+        )
         self.steps_done = 0
         self._precision = Precision(self.parameters, estimator.eps, extra_byte, isinstance(update, (Adam, Sign)))
         decays = [float(group["weight_decay"]) for group in self.param_groups]

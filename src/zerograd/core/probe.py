@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -12,8 +12,13 @@ import torch
 
 from zerograd.core.directions import D, Direction, Directions
 from zerograd.core.interrupts import interruptible
+from zerograd.core.perturb.callers import warn_user
 from zerograd.core.perturb.first_step import FirstStep, reads_any
+from zerograd.core.perturb.marks import MixedMembersError
+from zerograd.core.perturb.members import Members, takes_members
 from zerograd.core.perturb.perturber import Closure, Loss, Perturber, Waves, as_floats, run_all
+from zerograd.core.perturb.population import Member, Population, PopulationError
+from zerograd.core.perturb.tryout import disagreement
 from zerograd.core.safety import ProbeError, memory_for
 from zerograd.core.scales import norms_of, rescaled
 from zerograd.core.scaling import Variance
@@ -83,10 +88,21 @@ class Prober:
         directions: Says how far.
         estimator: Says which losses are needed, and what they mean.
         allow_unread: Accept trainable tensors that the first step's forwards never read.
+        population: Evaluates all sides of all probes at once, where the closures take `Members`.
+        insists: TypeError for closures that do not.
     """
 
-    def __init__(self, perturber: Perturber, directions: Directions, estimator: SPSA, allow_unread: bool) -> None:
+    def __init__(
+        self,
+        perturber: Perturber,
+        directions: Directions,
+        estimator: SPSA,
+        allow_unread: bool,
+        population: Population | None = None,
+        insists: bool = False,
+    ) -> None:
         self.perturber, self.directions, self.estimator = perturber, directions, estimator
+        self.population, self._insists, self._tried = population, insists, False
         self.forwards = 0  # of whole batches so far, for measurements of d too; without the first step's extra looks
         self.first_step: FirstStep | None = FirstStep(directions.parameters, allow_unread)
         self._reads = False  # whether the first step saw what is read
@@ -104,8 +120,7 @@ class Prober:
         scaling = self.directions.scaling
         if scaling is not None and not self._losses and scaling.due(step):
             self._measure(closure, step, scaling, d)
-        losses = [self.sides(closure, step, j, self._d or d) for j in range(self.estimator.probes(step))]
-        base = self._baseline(closure)  # (after the sides, which refuse a forward that writes weights)
+        losses, base = self._table(closure, step, self._d or d)
         every = [loss for sides in losses for loss in sides] + [base] * self.estimator.baseline
         if len(every) > 1 and len(set(every)) == 1:
             self._check_reads(closure)
@@ -115,6 +130,65 @@ class Prober:
         for total, sides in zip(self._losses, losses, strict=True):
             total[:] = [t + s for t, s in zip(total, sides, strict=True)]
         return sum(self._mean(sides, base) for sides in losses) / len(losses)
+
+    def _table(self, closure: Closure | Parts, step: int, d: D) -> tuple[list[list[float]], float]:
+        """The losses of each probe's sides, and the loss at theta where the estimator asks for it."""
+        probes, sides = self.estimator.probes(step), list[list[float]]()
+        if self._may_be_at_once(closure):
+            if not self._tried:
+                sides.append(self.sides(closure, step, 0, d))
+                self._try_population(closure, step, d)
+            found = None if self.population is None else self._at_once(closure, step, d)
+            if found is not None:
+                return found
+        sides += [self.sides(closure, step, j, d) for j in range(len(sides), probes)]
+        return sides, self._baseline(closure, step)  # (after the sides, which refuse a forward that writes weights)
+
+    def _may_be_at_once(self, closure: Closure | Parts) -> bool:
+        if self.population is None:
+            return False
+        fits = all(takes_members(one) for wave in in_parts(closure).waves for one in wave)
+        if self._insists and not fits:
+            raise TypeError(
+                "with probing='population' a closure computes the losses of all members at once and takes one "
+                "argument: write optimizer.step(lambda members: model(**members.rows(batch)).loss)"
+            )
+        return fits
+
+    def _try_population(self, closure: Closure | Parts, step: int, d: D) -> None:
+        """At the first step: whether the model bears a population."""
+        self._tried = True
+        assert self.population is not None
+        direction, first = self.directions.direction(step, 0, d), in_parts(closure).waves[0][0]
+        with torch.no_grad(), memory_for(*FORWARD), interruptible():
+            reason = disagreement(self.population, self.perturber, first, direction, self.estimator.eps)
+        if reason:
+            self._in_turn_from_now_on(reason)
+
+    def _in_turn_from_now_on(self, reason: str) -> None:
+        self.population = None
+        warn_user(
+            f"this model cannot run all members of a population in one batch: {reason}. Members run in turn from now "
+            "on, which is slower."
+        )
+
+    def _at_once(self, closure: Closure | Parts, step: int, d: D) -> tuple[list[list[float]], float] | None:
+        """All sides of all probes, and theta, as the members of a population; None where that fails."""
+        eps, offsets, parts = self.estimator.eps, self.estimator.offsets, in_parts(closure)
+        directions = [self.directions.direction(step, j, d) for j in range(self.estimator.probes(step))]
+        members = [Member(direction, offset * eps) for direction in directions for offset in offsets]
+        members += [Member(directions[0], 0.0)] * self.estimator.baseline
+        assert self.population is not None
+        try:
+            with torch.no_grad(), memory_for(*FORWARD), interruptible():
+                found = self.population.losses([one for wave in parts.waves for one in wave], members)
+        except MixedMembersError as error:
+            self._in_turn_from_now_on(str(error))
+            return None
+        self.forwards += len(members)
+        losses = [parts.total(row) for row in found]
+        base = losses.pop() if self.estimator.baseline else 0.0
+        return [losses[i : i + len(offsets)] for i in range(0, len(losses), len(offsets))], base
 
     def gather(self, step: int, lr: tuple[float, ...]) -> Step:
         """The step that the gathered losses make; float32 values. RuntimeError if nothing was probed."""
@@ -136,7 +210,7 @@ class Prober:
         return self._along(closure, self.directions.direction(step, probe, d), offsets)
 
     def _along(self, closure: Closure | Parts, direction: Direction, offsets: list[float]) -> list[float]:
-        parts, guarded = self._guarded(closure)
+        parts, guarded = self._guarded(closure, direction.at)
         before = self.forwards
         with torch.no_grad(), self.perturber.session(direction):
             if self.first_step is not None:
@@ -151,7 +225,7 @@ class Prober:
         self._ties += 1
         if not self._reads or self._ties & (self._ties - 1):  # looked at the 1st, 2nd, 4th, 8th time
             return
-        _, guarded = self._guarded(closure)
+        _, guarded = self._guarded(closure, (0, 0))
         with torch.no_grad(), self.perturber.unmoved():
             still = reads_any(self.directions.parameters, guarded)
         if not still:
@@ -161,24 +235,28 @@ class Prober:
                 "parameters that the model has now."
             )
 
-    def _guarded(self, closure: Closure | Parts) -> tuple[Parts, Waves]:
-        """A closure in parts, and what runs each of them."""
-        parts = in_parts(closure)
-        return parts, [[partial(self._forward, one) for one in wave] for wave in parts.waves]
+    def _guarded(self, closure: Closure | Parts, at: tuple[int, int]) -> tuple[Parts, Waves]:
+        """A closure in parts, and what runs each of them for one member, at (step, probe)."""
+        parts, (step, probe) = in_parts(closure), at
+        alone = Members(self.directions.noise, step, [probe])
+        return parts, [[partial(self._forward, one, alone) for one in wave] for wave in parts.waves]
 
-    def _forward(self, closure: Closure) -> Loss:
+    def _forward(self, closure: Callable[..., Loss], alone: Members) -> Loss:
         torch.clear_autocast_cache()  # an enclosing autocast would serve the other side's cast weights
         with memory_for(*FORWARD), interruptible():
-            return closure()
+            if not takes_members(closure):
+                return closure()
+            loss: Loss | list[float] = closure(alone)
+            return loss[0] if isinstance(loss, list) and len(loss) == 1 else loss  # type: ignore[return-value]
 
     def _mean(self, sides: list[float], base: float) -> float:
         every = [*sides, base] if self.estimator.baseline else sides
         return sum(every) / len(every)
 
-    def _baseline(self, closure: Closure | Parts) -> float:
+    def _baseline(self, closure: Closure | Parts, step: int) -> float:
         if not self.estimator.baseline:
             return 0.0
-        parts, guarded = self._guarded(closure)
+        parts, guarded = self._guarded(closure, (step, 0))
         with torch.no_grad(), self.perturber.unmoved():
             self.forwards += 1
             return parts.total(run_all(guarded))
@@ -189,8 +267,9 @@ class Prober:
         self.forwards += scaling.by == "backprop"
         by_probes = partial(self._gradient_norm, closure, step, scaling.samples)
         unmoved = self.perturber.unmoved() if scaling.by == "backprop" else nullcontext()
+        alone = Members(self.directions.noise, step, [0])
         with unmoved:
-            norms = norms_of(scaling, parameters, blocks, by_probes, partial(self._forward, closure))
+            norms = norms_of(scaling, parameters, blocks, by_probes, partial(self._forward, closure, alone))
         try:
             self._d = rescaled(norms, parameters, blocks)
         except ValueError as error:

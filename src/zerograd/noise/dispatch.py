@@ -4,7 +4,7 @@ A back end is a module with `run`, `run_vectors` and `squared_norm`; the device 
 does, except where tensors are planned (`without_memory`).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -15,13 +15,15 @@ from types import ModuleType
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from zerograd.noise import cpu, nothing, portable
 from zerograd.noise.low_rank import run_low_rank
 from zerograd.noise.passes import Pass, VectorPass
-from zerograd.noise.reference import DISTRIBUTIONS, MOST_CUT, SPEC_VERSION, SPECS, SQUARE_UNIT
+from zerograd.noise.reference import DISTRIBUTIONS, MOST_CUT, SPEC_VERSION, SPECS, SQUARE_UNIT, philox
 from zerograd.noise.terms import Terms
 
+SAMPLES = 0xFFFFFFFE  # the number of the tensor, less the probe, whose bits sample texts; no tensor has it
 _planned = ContextVar("planned", default=False)
 
 
@@ -133,6 +135,16 @@ class Noise:
         total = sum(norm(numel, seed=self.seed, tensor=i, step=step, probe=probe, device=device) for i, numel in sizes)
         d = sum(numel for _, numel in sizes)
         return float(np.float32(np.sqrt(np.float64(d) / (np.float64(total) * SQUARE_UNIT))))
+
+    def uniforms(self, rows: Sequence[int], step: int, position: int, probe: int) -> NDArray[np.float64]:
+        """Numbers in (0, 1) to sample texts with, one for each row: (rows,) float64, multiples of 2^-33.
+
+        Args:
+            rows: Numbers of the prompts.
+            step, position, probe: The step, the token of the text, the probe (0 for numbers that all probes share).
+        """
+        words = philox(np.asarray(rows, np.uint64), SAMPLES - probe, step, position, self.seed)[0]
+        return (words.astype(np.float64) + 0.5) / 2.0**32
 
     def _run(self, p: Pass) -> None:
         _backend(p.x.device).run(p, self.seed, self.distribution)

@@ -14,13 +14,14 @@ import torch
 
 from zerograd.core.parameters import Parameters
 from zerograd.core.perturb.perturber import Perturber
+from zerograd.core.perturb.population import Population
 from zerograd.core.perturb.prefetch import Prefetch
 from zerograd.core.perturb.streaming import Streaming
 from zerograd.core.perturb.written import InPlace, Snapshot
 from zerograd.noise import Noise
 from zerograd.noise.dispatch import without_memory
 
-PROBING = ("auto", "streamed", "snapshot", "in_place")
+PROBING = ("auto", "streamed", "snapshot", "in_place", "population")
 SNAPSHOT_BYTES = 1 << 26  # "auto" keeps a copy of trainable tensors up to this size (64 MB), else streams
 
 
@@ -46,6 +47,7 @@ def make_perturber(
         ValueError: Unknown `probing`, or one that cannot be with `offload`.
     """
     check_probing(probing)
+    probing = "auto" if probing == "population" else probing  # what runs in turn, at the first step and where it must
     prefetch = None if offload is None else Prefetch(offload)
     if prefetch is not None and any(map(prefetch.holds, parameters.entries)):  # else what is tuned is on the device
         if probing not in ("auto", "streamed"):
@@ -56,6 +58,25 @@ def make_perturber(
     if probing == "snapshot" or (probing == "auto" and parameters.nbytes <= SNAPSHOT_BYTES):
         return Snapshot(parameters.entries, noise)
     return Streaming(parameters, noise)
+
+
+def make_population(
+    parameters: Parameters, noise: Noise, probing: str = "auto", rows: int = 0, offload: torch.device | None = None
+) -> Population | None:
+    """What runs all members of a step in one batch, or None.
+
+    Args:
+        parameters, noise, probing, offload: As for `make_perturber`. "auto": where directions are of low rank.
+        rows: Most rows of a forward; 0: as memory allows.
+
+    Raises:
+        ValueError: A population of full-rank directions that are too large, or with `offload`.
+    """
+    if probing == "auto" and (offload is not None or not noise.rank) or probing not in ("auto", "population"):
+        return None
+    if offload is not None:
+        raise ValueError("weights in main memory are streamed to the device; probing='population' cannot be")
+    return Population(parameters, noise, rows)
 
 
 @contextmanager

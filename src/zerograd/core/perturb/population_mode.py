@@ -1,0 +1,249 @@
+"""`PopulationMode`: every operation of a forward, computed for the rows of all members with each member's weights."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from zerograd.core.perturb.marks import Mark, MixedMembersError, Own, Rows, Thin, apart, together
+from zerograd.core.perturb.member_rules import (
+    ELEMENTWISE,
+    SAME,
+    TURNS,
+    by_member,
+    elementwise,
+    mapped,
+    mixes,
+    normed,
+    operation,
+    reduces,
+    thin_product,
+)
+from zerograd.core.perturb.operations import Function, is_metadata, name_of, row_read, targets_of, tensors_in
+
+DENSE = 1 << 25  # elements of all members' copies of a matrix that an operation without a rule of its own may have
+PLAIN_PRODUCTS = frozenset(("matmul", "mm", "__matmul__"))
+ASKED = frozenset("__bool__ __int__ __float__ __index__ __contains__ item tolist equal allclose is_nonzero".split())
+COMPARES = frozenset("eq ne lt le gt ge __eq__ __ne__ __lt__ __le__ __gt__ __ge__".split())
+T = torch.Tensor
+
+
+class PopulationMode(TorchFunctionMode):
+    """Inside, a model computes with every member's weights, each for its own rows.
+
+    Args:
+        count: Members.
+        mark_of: What is known of a trainable tensor; None for all others.
+    """
+
+    def __init__(self, count: int, mark_of: Callable[[T], Mark | None]) -> None:
+        super().__init__()
+        self.count, self._mark_of = count, mark_of
+        self.rows = 0  # of all members, as the closure has made them
+        self.largest = 0  # bytes of the largest result
+
+    def mark(self, t: T) -> Mark | None:
+        """What is known of a tensor."""
+        ours = t.__dict__.get("_zerograd_mark")
+        return ours[1] if ours is not None and ours[0] is self else self._mark_of(t)
+
+    def set_mark(self, t: T, mark: Mark) -> T:
+        """Note what is known of a tensor."""
+        t._zerograd_mark = (self, mark)  # type: ignore[attr-defined]
+        self.largest = max(self.largest, t.numel() * t.element_size())
+        return t
+
+    def __torch_function__(
+        self, func: Function, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if is_metadata(func) or name_of(func) in ASKED:
+            return func(*args, **kwargs)
+        marks = {id(t): m for t in tensors_in((*args, *kwargs.values())) if (m := self.mark(t)) is not None}
+        if not marks:
+            return func(*args, **kwargs)
+        if not any(isinstance(m, (Own, Thin)) for m in marks.values()):
+            return self._of_rows(func, args, kwargs, marks)
+        for m in marks.values():
+            if isinstance(m, Rows) and m.mixed:
+                raise MixedMembersError(f"{operation(func)} reads rows that {m.mixed} chose by their values")
+        return self._of_members(func, args, kwargs, marks)
+
+    def _of_rows(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], marks: dict[int, Mark]) -> Any:
+        """An operation that reads no trainable tensor."""
+        mixed = next((m.mixed for m in marks.values() if isinstance(m, Rows) and m.mixed), "")
+        mixed = mixed or (operation(func) if mixes(func, args, kwargs) else "")
+        values = None if mixed or not reduces(func, args, kwargs) else by_member(func, args, kwargs, marks, self.count)
+        result = func(*args, **kwargs)
+        if values is not None:
+            return self.set_mark(result, Own(values))
+        for t in tensors_in((result, *targets_of(func, args, kwargs))):
+            self.set_mark(t, Rows(mixed))
+        return result
+
+    def _of_members(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], marks: dict[int, Mark]) -> Any:
+        """An operation that reads trainable tensors, or what came of them alone."""
+        if name_of(func) in COMPARES and all(isinstance(a, (int, float)) or not a.dim() for a in args):
+            return func(*args, **kwargs)  # whether a mask masks anything, say: asked of all rows
+        thin = [t for t in tensors_in((*args, *kwargs.values())) if isinstance(marks[id(t)] if id(t) in marks else None, Thin)]
+        if thin:
+            found = self._thin(func, args, kwargs, marks)
+            if found is not None:
+                return found
+            for t in thin:
+                mark = marks[id(t)]
+                assert isinstance(mark, Thin)
+                if t.numel() * self.count > DENSE:
+                    raise MixedMembersError(f"{operation(func)} reads a whole matrix of shape {tuple(t.shape)}")
+                marks[id(t)] = Own(mark.dense())
+        if func is F.linear:
+            found = self._linear(args, kwargs, marks)
+            if found is not None:
+                return found
+        if func is F.scaled_dot_product_attention:
+            args, kwargs, marks = self._rowed(args, kwargs, marks)
+            return self._of_rows(func, args, kwargs, marks)
+        if func in (F.layer_norm, F.rms_norm):
+            found = normed(func, args, kwargs, marks, self.count)
+            if found is not None:
+                return self.set_mark(found, Rows())
+        if name_of(func) in ELEMENTWISE and not kwargs and all(isinstance(a, (T, int, float)) for a in args):
+            values, ones = elementwise(func, args, marks, self.count)
+            rows = any(isinstance(m, Rows) for m in marks.values())
+        else:
+            values, rows, ones = mapped(func, args, kwargs, marks, self.count)
+        return self._wrap(func, args, kwargs, values, rows, ones)
+
+    def _wrap(
+        self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], values: Any, rows: bool, ones: int
+    ) -> Any:
+        """Results (members, ...) as the operation would return them, marked."""
+        targets = targets_of(func, args, kwargs)
+        if isinstance(values, (tuple, list)):
+            made = [self._one(v, rows, ones) if isinstance(v, T) else v for v in values]
+            return type(values)(*made) if hasattr(values, "_fields") else type(values)(made)
+        if not isinstance(values, T):
+            return values
+        if not rows and name_of(func) in ("repeat", "expand") and len(args) > 1 and self.rows > 1:
+            times = args[1][0] if isinstance(args[1], (tuple, list)) else args[1]
+            if times == self.rows:  # a copy for each row
+                return self.set_mark(values[:, : values.shape[1] // self.count].flatten(0, 1), Rows())
+        result = self._one(values, rows, ones)
+        if not targets:
+            return result
+        target = targets[0]
+        if rows and not isinstance(self.mark(target), Own):
+            if result.data_ptr() != target.data_ptr():
+                target.copy_(result)
+            return self.set_mark(target, Rows())
+        if isinstance(self.mark(target), Own) and not rows:
+            return self.set_mark(target, Own(values))
+        raise MixedMembersError(f"{operation(func)} writes rows into a tensor that has none")
+
+    def _rowed(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], marks: dict[int, Mark]
+    ) -> tuple[tuple[Any, ...], dict[str, Any], dict[int, Mark]]:
+        """Arguments with a copy of each member's own tensors for each of its rows: fused operations stay fused."""
+        many = next((a.shape[0] // self.count for a in args if isinstance(a, T) and isinstance(marks.get(id(a)), Rows)), 1)
+
+        def rowed(value: Any) -> Any:
+            mark = marks.get(id(value)) if isinstance(value, T) else None
+            if not isinstance(mark, Own):
+                return value
+            ours = mark.values.expand(-1, many, *mark.values.shape[2:]).flatten(0, 1)
+            marks[id(ours)] = Rows()
+            held.append(ours)
+            return ours
+
+        held: list[T] = []  # an `id` means something as long as its tensor lives
+        return tuple(map(rowed, args)), {k: rowed(v) for k, v in kwargs.items()}, marks
+
+    def _is_a_row_each(self, t: T) -> bool:
+        """Whether a tensor without a mark was expanded to the rows of all members."""
+        return t.dim() > 1 and 1 < self.rows == len(t) and t.stride(0) == 0
+
+    def _one(self, values: T, rows: bool, ones: int) -> T:
+        if rows and values.dim() > 1:
+            return self.set_mark(together(values, ones), Rows())
+        return self.set_mark(values[0], Own(values))
+
+    def _thin(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], marks: dict[int, Mark]) -> T | None:
+        """An operation on a matrix whose change is thin; None where there is no rule."""
+        name = operation(func)
+        first = marks.get(id(args[0])) if args and isinstance(args[0], T) else None
+        if isinstance(first, Thin) and (name in SAME or (name in TURNS and args[0].dim() == 2)):
+            result = func(*args, **kwargs)
+            return self.set_mark(result, Thin(result, first.left, first.right, first.turned ^ (name in TURNS)))
+        if func is F.linear:
+            return self._linear(args, kwargs, marks)
+        if name == "addmm" and len(args) == 3 and not kwargs and isinstance(marks.get(id(args[2])), Thin):
+            return self._product(args[1], args[2], marks[id(args[2])], args[0], marks, name)  # type: ignore[arg-type]
+        if name in PLAIN_PRODUCTS and len(args) == 2 and isinstance(marks.get(id(args[1])), Thin):
+            return self._product(args[0], args[1], marks[id(args[1])], None, marks, name)  # type: ignore[arg-type]
+        read = (args[1], args[0], 0) if func is F.embedding and kwargs.get("max_norm") is None else None
+        read = read or row_read(func, args, kwargs)
+        mark = marks.get(id(read[0])) if read is not None else None
+        if read is not None and isinstance(mark, Thin) and isinstance(read[1], T):
+            return self._rows_of(mark, read[1], marks.get(id(read[1])))
+        return None
+
+    def _linear(self, args: tuple[Any, ...], kwargs: dict[str, Any], marks: dict[int, Mark]) -> T | None:
+        x, weight, bias, *_ = (*args, *(kwargs.get(k) for k in ("input", "weight", "bias")[len(args) :]))
+        mark, of_x = marks.get(id(weight)), marks.get(id(x))
+        if isinstance(mark, Thin):
+            turned = Thin(weight.t(), mark.left, mark.right, not mark.turned)
+            return self._product(x, turned.weight, turned, bias, marks, "linear")
+        if not isinstance(of_x, Rows):
+            return None
+        if mark is None:  # of each member is the bias alone
+            wide = apart(F.linear(x, weight).reshape(-1, weight.shape[0]), self.count, "linear")
+        elif isinstance(mark, Own) and mark.values.dim() == 3:
+            ours = apart(x.reshape(-1, x.shape[-1]), self.count, "linear")
+            wide = torch.bmm(ours, mark.values.transpose(1, 2))
+        else:
+            return None
+        if bias is not None:
+            own = marks.get(id(bias))
+            wide += own.values[:, None] if isinstance(own, Own) else bias
+        return self.set_mark(wide.view(*x.shape[:-1], -1), Rows())
+
+    def _product(self, x: T, weight: T, mark: Thin, bias: T | None, marks: dict[int, Mark], name: str) -> T:
+        """x W + bias."""
+        of_x, of_bias = marks.get(id(x)), None if bias is None else marks.get(id(bias))
+        if isinstance(of_x, Rows):
+            source = x
+        else:
+            source = of_x.values if isinstance(of_x, Own) else x.expand(self.count, *x.shape)
+        product = torch.matmul(source, weight)
+        if bias is not None and of_bias is None:
+            product += bias
+        result = thin_product(source, mark, product, self.count, of_bias, name)
+        if isinstance(of_x, Rows):
+            return self.set_mark(result, Rows())
+        return self.set_mark(result[0], Own(result))
+
+    def _rows_of(self, mark: Thin, index: T, of_index: Mark | None) -> T:
+        """Some rows of a matrix: an embedding."""
+        if of_index is None and self._is_a_row_each(index):
+            of_index = Rows()
+        if of_index is None:
+            values = mark.of_rows(index)
+            return self.set_mark(values[0], Own(values))
+        if not isinstance(of_index, Rows):
+            raise MixedMembersError("an embedding is read at places that each member computes from its weights")
+        ours = apart(index, self.count, "embedding").reshape(self.count, -1)
+        left, right = mark.factors()
+        picked = left.gather(1, ours[..., None].expand(-1, -1, left.shape[2]))
+        found = F.embedding(index, mark.weight)
+        wide = found.float().view(self.count, -1, found.shape[-1]).baddbmm_(picked, right)
+        return self.set_mark(wide.to(found.dtype).view(found.shape), Rows())
+
+
+def mark_rows(mode: PopulationMode, tensor: T, repeated: bool) -> T:
+    """Rows of all members: the tensor, or as many copies of it as there are members."""
+    if not repeated:
+        tensor = torch.cat([tensor.detach()] * mode.count)
+    mode.rows = mode.rows or len(tensor)
+    return mode.set_mark(tensor, Rows())

@@ -1,0 +1,127 @@
+"""Does a population compute what its members compute in turn? Tried once, operation by operation, at the first step.
+
+One loss would not tell: a norm whose change was lost moves it less than rounding does. So a few values of every result
+are compared: between a member among others, the same member alone (its weights written or streamed), and the weights
+as they are. What a change does to a result must be the same to a tenth.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from zerograd.core.directions import Direction
+from zerograd.core.perturb.callers import in_compiled_code
+from zerograd.core.perturb.marks import MixedMembersError, Own, Rows, apart
+from zerograd.core.perturb.member_rules import operation
+from zerograd.core.perturb.members import Members
+from zerograd.core.perturb.operations import Function, is_metadata, name_of, tensors_in
+from zerograd.core.perturb.perturber import Loss, Perturber
+from zerograd.core.perturb.population import Member, Population
+from zerograd.core.perturb.population_mode import PopulationMode
+
+FARTHER = 8.0  # times eps: what a change does is then well above rounding
+VALUES = 64  # of each result
+CHOOSES = frozenset(("argmax", "multinomial"))  # behind it two runs may go different ways, for a last bit
+Result = tuple[str, torch.Size, list[torch.Tensor] | None]  # an operation, the shape of one member's result, values
+
+
+class Trace(TorchFunctionMode):
+    """Notes some values of each result that is a float tensor, up to the first choice of a token.
+
+    Args:
+        population: The mode that runs the members; None: there is one.
+    """
+
+    def __init__(self, population: PopulationMode | None = None) -> None:
+        super().__init__()
+        self._population, self.results, self._stopped = population, list[Result](), False
+
+    def __torch_function__(
+        self, func: Function, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if self._population is None and in_compiled_code():
+            raise MixedMembersError("compiled code runs on the rows of all members at once")
+        result = func(*args, **(kwargs or {}))
+        self._stopped = self._stopped or name_of(func) in CHOOSES
+        if not self._stopped and not is_metadata(func) and "empty" not in name_of(func):
+            with torch._C.DisableTorchFunction():
+                for t in tensors_in((result,)):
+                    if t.is_floating_point() and t.numel():
+                        self.results.append((operation(func), *self._values(t)))
+        return result
+
+    def _values(self, t: torch.Tensor) -> tuple[torch.Size, list[torch.Tensor] | None]:
+        """The shape of a member's part, and of each some values; None where they are not told apart."""
+        if self._population is None:
+            return t.shape, [_some(t)]
+        mark, count = self._population.mark(t), self._population.count
+        try:
+            parts = mark.values if isinstance(mark, Own) else apart(t, count, "") if isinstance(mark, Rows) else None
+        except MixedMembersError:  # (nothing that is tuned may read it)
+            return t.shape, None
+        if parts is None:
+            return t.shape, [_some(t)] * count
+        return parts.shape[1:], [_some(part) for part in parts]
+
+
+def disagreement(
+    population: Population,
+    perturber: Perturber,
+    closure: Callable[[Members], Loss | Sequence[float]],
+    direction: Direction,
+    eps: float,
+) -> str:
+    """Why a population does not compute what its members compute in turn; "" where it does."""
+    c = FARTHER * eps
+    members = [Member(direction, c), Member(direction, -c)]
+    alone = Members(population.noise, direction.at[0], [direction.at[1]])
+
+    def recorded() -> Loss:
+        with Trace() as trace:
+            closure(alone)
+        traces.append(trace.results)
+        return 0.0
+
+    traces: list[list[Result]] = []
+    try:
+        with perturber.session(direction):
+            perturber.in_turn([[recorded]], [c, -c])
+        with perturber.unmoved():
+            recorded()
+        with population.trial(members) as (mode, handed):
+            with Trace(mode) as trace:
+                closure(handed)
+    except MixedMembersError as error:
+        return str(error)
+    wide = all(entry.tensor.dtype == torch.float32 for entry in population.parameters.entries)
+    for place in range(handed.count if handed.count < len(members) else len(members)):
+        reason = _differs(trace.results, place, traces[place], traces[-1], wide)
+        if reason:
+            return reason
+    return ""
+
+
+def _differs(ours: list[Result], place: int, turn: list[Result], theta: list[Result], wide: bool) -> str:
+    """The first operation whose result for a member is not the member's own; "" for none."""
+    if len(ours) != len(turn) or len(turn) != len(theta):
+        return f"it runs {len(ours)} operations for all members together, and {len(turn)} for one alone"
+    share, floor = (0.1, 1e-4) if wide else (0.5, 0.1)  # (16 bits round by a hundredth, anew at each operation)
+    for (name, shape, members), (other, its_shape, alone), (_, _, before) in zip(ours, turn, theta, strict=True):
+        if name != other:
+            return f"it runs {name} where one member alone runs {other}"
+        if members is None or alone is None or before is None or shape.numel() != its_shape.numel():
+            continue  # (what is the same for all may be made for all rows)
+        a, b, o = members[place], alone[0], before[0]
+        finite = a.isfinite() & b.isfinite() & o.isfinite()
+        a, b, o = a[finite], b[finite], o[finite]
+        if not (a - b).norm() <= share * (b - o).norm() + floor * b.norm() + 1e-6:
+            return f"{name} does not compute what it computes for one member alone"
+    return ""
+
+
+def _some(t: torch.Tensor) -> torch.Tensor:
+    """At most `VALUES` of a tensor's values, float32."""
+    flat = t.detach().reshape(-1)
+    return flat[:: max(1, len(flat) // VALUES)][:VALUES].float().clone()
