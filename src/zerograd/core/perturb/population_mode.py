@@ -27,6 +27,7 @@ DENSE = 1 << 25  # elements of all members' copies of a matrix that an operation
 PLAIN_PRODUCTS = frozenset(("matmul", "mm", "__matmul__"))
 ASKED = frozenset("__bool__ __int__ __float__ __index__ __contains__ item tolist equal allclose is_nonzero".split())
 COMPARES = frozenset("eq ne lt le gt ge __eq__ __ne__ __lt__ __le__ __gt__ __ge__".split())
+CONSTANTS = frozenset(("ones", "zeros", "full"))
 T = torch.Tensor
 
 
@@ -63,13 +64,31 @@ class PopulationMode(TorchFunctionMode):
             return func(*args, **kwargs)
         marks = {id(t): m for t in tensors_in((*args, *kwargs.values())) if (m := self.mark(t)) is not None}
         if not marks:
-            return func(*args, **kwargs)
+            return self._constant(func, func(*args, **kwargs))
         if not any(isinstance(m, (Own, Thin)) for m in marks.values()):
             return self._of_rows(func, args, kwargs, marks)
         for m in marks.values():
             if isinstance(m, Rows) and m.mixed:
                 raise MixedMembersError(f"{operation(func)} reads rows that {m.mixed} chose by their values")
-        return self._of_members(func, args, kwargs, marks)
+        try:
+            return self._of_members(func, args, kwargs, marks)
+        except (torch.OutOfMemoryError, MixedMembersError):
+            raise
+        except (RuntimeError, IndexError) as error:  # shapes that do not fit, of what was taken for the same for all
+            if "alloc" in str(error):
+                raise
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise MixedMembersError(f"{operation(func)} cannot be computed for each member ({first})") from error
+
+    def _constant(self, func: Function, result: Any) -> Any:
+        """Rows of ones, say, that a model makes itself where it is given no mask: as good as rows of the batch.
+
+        (Not where the second dimension is of that size too: it may be a mask of positions.)
+        """
+        if name_of(func) in CONSTANTS and isinstance(result, T) and result.dim() > 1:
+            if result.shape[0] == self.rows > 1 and result.shape[1] != self.rows:
+                return self.set_mark(result, Rows())
+        return result
 
     def _of_rows(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], marks: dict[int, Mark]) -> Any:
         """An operation that reads no trainable tensor."""
