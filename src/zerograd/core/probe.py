@@ -15,7 +15,7 @@ from zerograd.core.interrupts import interruptible
 from zerograd.core.perturb.callers import warn_user
 from zerograd.core.perturb.first_step import FirstStep, reads_any
 from zerograd.core.perturb.marks import MixedMembersError
-from zerograd.core.perturb.members import Members, takes_members
+from zerograd.core.perturb.members import ALONE, Members, call, takes_members
 from zerograd.core.perturb.perturber import Closure, Loss, Perturber, Waves, as_floats, run_all
 from zerograd.core.perturb.population import Member, Population, PopulationError
 from zerograd.core.perturb.tryout import disagreement
@@ -26,6 +26,7 @@ from zerograd.estimators import SPSA
 from zerograd.schedules import MAX_PROBES
 from zerograd.updates import Step
 
+MOST_FAILED = 3  # steps after which a population is not tried any more
 FORWARD = (
     "activations and logits of a forward pass",
     "Weights and log are as before the step; use a smaller batch or shorter texts.",
@@ -68,7 +69,7 @@ class Parts:
 
     def evaluate(self) -> list[Loss]:
         """The parts' losses, one after the other."""
-        return run_all(self.waves)
+        return run_all([[partial(call, one, ALONE) for one in wave] for wave in self.waves])
 
     def total(self, losses: Sequence[Loss]) -> float:
         """The loss that the parts' losses make, float64; NaN where there is nothing to divide by."""
@@ -103,6 +104,7 @@ class Prober:
     ) -> None:
         self.perturber, self.directions, self.estimator = perturber, directions, estimator
         self.population, self._insists, self._tried = population, insists, False
+        self._failed = 0  # steps that a population that was tried could not do
         self.forwards = 0  # of whole batches so far, for measurements of d too; without the first step's extra looks
         self.first_step: FirstStep | None = FirstStep(directions.parameters, allow_unread)
         self._reads = False  # whether the first step saw what is read
@@ -182,8 +184,10 @@ class Prober:
         try:
             with torch.no_grad(), memory_for(*FORWARD), interruptible():
                 found = self.population.losses([one for wave in parts.waves for one in wave], members)
-        except MixedMembersError as error:
-            self._in_turn_from_now_on(str(error))
+        except MixedMembersError as error:  # of a batch of another kind than the first one
+            self._failed += 1
+            if self._failed == MOST_FAILED:
+                self._in_turn_from_now_on(str(error))
             return None
         self.forwards += len(members)
         losses = [parts.total(row) for row in found]
@@ -244,9 +248,7 @@ class Prober:
     def _forward(self, closure: Callable[..., Loss], alone: Members) -> Loss:
         torch.clear_autocast_cache()  # an enclosing autocast would serve the other side's cast weights
         with memory_for(*FORWARD), interruptible():
-            if not takes_members(closure):
-                return closure()
-            loss: Loss | list[float] = closure(alone)
+            loss: Loss | list[float] = call(closure, alone)
             return loss[0] if isinstance(loss, list) and len(loss) == 1 else loss  # type: ignore[return-value]
 
     def _mean(self, sides: list[float], base: float) -> float:

@@ -5,7 +5,7 @@ reads). Where there are several continuations to feed, a token sees the context 
 counts its positions from the end of the context. Where every candidate is one token, only the context is left.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
@@ -111,6 +111,26 @@ class PackedBatch:
         moved = {k: None if t is None else t.to(device, non_blocking=non_blocking) for k, t in vars(self).items()}
         return PackedBatch(**moved)  # type: ignore[arg-type]
 
+    def repeated(self, count: int, made: Callable[[torch.Tensor], torch.Tensor]) -> "PackedBatch":
+        """The same `count` times over: all rows, then all rows again.
+
+        Args:
+            count: How often.
+            made: Is told each tensor whose first dimension counts something of each.
+        """
+        shifts = {
+            "logit_row": len(self.input_ids), "token_logit": len(self.logit_row),
+            "token_continuation": len(self.example), "example": len(self.target),
+            "source_row": 0 if self.source_ids is None else len(self.source_ids),
+        }  # fmt: skip
+
+        def again(name: str, t: torch.Tensor | None) -> torch.Tensor | None:
+            if t is None or name == "label_ids":
+                return t
+            return made(torch.cat([t + i * shifts[name] if name in shifts else t for i in range(count)]))
+
+        return PackedBatch(**{name: again(name, t) for name, t in vars(self).items()})  # type: ignore[arg-type]
+
     def pin_memory(self) -> "PackedBatch":
         """The same in page-locked memory; PyTorch's loader calls it where there is a GPU."""
         return PackedBatch(**{k: None if t is None else t.pin_memory() for k, t in vars(self).items()})  # type: ignore[arg-type]
@@ -135,6 +155,10 @@ class Batch:
     def to(self, device: Any, non_blocking: bool = False) -> "Batch":
         """The same on a device; accelerate and transformers call it."""
         return replace(self, parts=tuple(part.to(device, non_blocking) for part in self.parts))
+
+    def repeated(self, count: int, made: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        """Parts as `PackedBatch.repeated` makes them; it counts examples and tokens of one of the repetitions."""
+        return replace(self, parts=tuple(part.repeated(count, made) for part in self.parts))
 
     def pin_memory(self) -> "Batch":
         """The same in page-locked memory."""

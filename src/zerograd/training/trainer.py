@@ -17,6 +17,7 @@ from transformers import TrainingArguments
 
 from zerograd.core.device import offloaded_to
 from zerograd.core.optimizer import MeZO
+from zerograd.core.perturb.members import Members
 from zerograd.core.probe import Parts
 from zerograd.training.checkpoints import SavedWeights
 from zerograd.training.config import MeZOConfig
@@ -27,13 +28,6 @@ from zerograd.training.task_trainer import TaskTrainer
 from zerograd.training.watch import EpsWatch
 
 logger = logging.getLogger(__name__)
-
-SLOW_GENERATION = (
-    "this objective generates text, a forward for every token, and probing='streamed' perturbs the weights anew in "
-    "each: exact, without extra memory, slow. probing='snapshot' perturbs once a side and keeps a copy of the "
-    "trainable weights: exact and fast. probing='in_place' perturbs once a side without a copy: fast, and exact only "
-    "up to rounding."
-)
 
 
 class MeZOMixin(RunFolder):
@@ -123,10 +117,13 @@ class MeZOMixin(RunFolder):
         inputs = self._prepare_inputs(inputs)
         share = self.current_gradient_accumulation_steps if self._loss_is_a_mean(num_items_in_batch) else 1
 
-        def loss(some: dict[str, Any]) -> torch.Tensor:
+        def loss(some: dict[str, Any], members: Members) -> torch.Tensor:
             with self.compute_loss_context_manager():
-                found = self.compute_loss(model, {**some}, num_items_in_batch=num_items_in_batch)
-            return found.mean() / share
+                found = self._member_losses(model, some, members)
+                if found is None:
+                    rows = members.rows(some)
+                    found = self.compute_loss(model, {**rows}, num_items_in_batch=num_items_in_batch).mean()
+            return found / share
 
         waves, divisor = self._pieces(inputs)
         parts = Parts([[partial(loss, piece) for piece in wave] for wave in waves], divisor)
@@ -170,6 +167,10 @@ class MeZOMixin(RunFolder):
     def _pieces(self: Any, inputs: dict[str, Any]) -> tuple[list[list[dict[str, Any]]], int]:
         """Inputs whose losses may be computed side by side, and what the sum of these is divided by."""
         return [[inputs]], 1
+
+    def _member_losses(self: Any, model: Any, inputs: dict[str, Any], members: Members) -> torch.Tensor | None:
+        """The losses of members for which the model writes texts, (members,); None for all other losses."""
+        return None
 
     def _loss_is_a_mean(self: Any, num_items_in_batch: Any) -> bool:
         """Whether a micro-batch's loss is its own mean, or already its share of the whole accumulated batch."""
@@ -217,19 +218,20 @@ class MeZOTrainer(MeZOMixin, TaskTrainer):  # type: ignore[misc]
         super().__init__(model, args or MeZOConfig(), task=task, **kwargs)
 
     def _pieces(self, inputs: dict[str, Any]) -> tuple[list[list[dict[str, Any]]], int]:
-        if self.bound_task is None or type(self).compute_loss is not TaskTrainer.compute_loss:
+        if self.bound_task is None or self._computes_its_own_loss():
             return super()._pieces(inputs)
         batch = inputs["batch"]
         waves = [[{"batch": piece} for piece in wave] for wave in batch.waves()]
         return waves, self.bound_task.divisor(batch)
 
+    def _member_losses(self, model: Any, inputs: dict[str, Any], members: Members) -> torch.Tensor | None:
+        if self.bound_task is None or not self.bound_task.generates or self._computes_its_own_loss():
+            return None
+        return self.bound_task.member_losses(model, inputs["batch"], members, self.mezo_args.sampling())
+
+    def _computes_its_own_loss(self) -> bool:
+        """Whether a subclass computes another loss than the task's."""
+        return type(self).compute_loss is not TaskTrainer.compute_loss
+
     def _judges_eps(self) -> bool:
         return self.bound_task is None or not self.bound_task.generates
-
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """As the mixin's; says which way of probing is fast where a probe generates text."""
-        optimizer = super().create_optimizer(model)
-        if self.bound_task is not None and self.bound_task.generates and optimizer is self.mezo:
-            if self.mezo.perturber.name == "streamed":
-                logger.warning(SLOW_GENERATION)
-        return optimizer

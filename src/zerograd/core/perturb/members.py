@@ -115,3 +115,11 @@ def takes_members(closure: Callable[..., Any]) -> bool:
         return False
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return any(p.kind in positional and p.default is p.empty for p in parameters)
+
+
+ALONE = Members(Noise(0), 0, [0])  # one member, at the weights as they are
+
+
+def call(closure: Callable[..., Any], members: Members) -> Any:
+    """A closure's result for these members, or of one that knows of none."""
+    return closure(members) if takes_members(closure) else closure()

@@ -18,8 +18,9 @@ from zerograd.core.perturb.member_rules import operation
 from zerograd.core.perturb.members import Members
 from zerograd.core.perturb.operations import Function, is_metadata, name_of, tensors_in
 from zerograd.core.perturb.perturber import Loss, Perturber
-from zerograd.core.perturb.population import Member, Population
+from zerograd.core.perturb.population import Member, Population, PopulationError
 from zerograd.core.perturb.population_mode import PopulationMode
+from zerograd.core.safety import OutOfMemoryError
 
 FARTHER = 8.0  # times eps: what a change does is then well above rounding
 VALUES = 64  # of each result
@@ -95,6 +96,12 @@ def disagreement(
                 closure(handed)
     except MixedMembersError as error:
         return str(error)
+    except (PopulationError, OutOfMemoryError):
+        raise
+    except Exception as error:
+        if len(traces) < 3:
+            raise  # of a member alone: it is the closure's own
+        return f"it fails on their rows ({type(error).__name__}: {error})"
     wide = all(entry.tensor.dtype == torch.float32 for entry in population.parameters.entries)
     for place in range(handed.count if handed.count < len(members) else len(members)):
         reason = _differs(trace.results, place, traces[place], traces[-1], wide)
