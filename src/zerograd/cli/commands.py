@@ -95,7 +95,7 @@ def train(data: DataArguments, tuning: Tuning, config: MeZOConfig, given: dict[s
         start = folder / START if running else None
         setup = set_up(data, tuning, config.seed, start=start, progress=shows_bars(config.disable_tqdm))
         tuned = [(name, p) for name, p in setup.model.named_parameters() if p.requires_grad]
-        check_directions(config.distribution, config.rank, config.blocks, tuned)
+        check_directions(config.distribution, config.rank or 0, config.blocks, tuned)
         earlier = set_aside(folder, (RUN, RESULTS, START)) if config.start_over else None
         print_all([f"the run in {folder} was moved to {earlier}" if earlier else ""])
         note(folder, given, {**vars(data), **settings, **plan_of(config)})

@@ -14,13 +14,17 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from zerograd.core.perturb.marks import MixedMembersError
+from zerograd.core.perturb.members import Members
 from zerograd.evaluation.evaluate import Prediction, accuracy, candidate_loss, score_candidates
-from zerograd.evaluation.generate import generate
+from zerograd.evaluation.generate import answer_in, end_tokens, generate
 from zerograd.evaluation.losses import LOSSES, answer_loss
 from zerograd.evaluation.metrics import RATINGS, mean
 from zerograd.evaluation.packable import check_decoder, packable_length
 from zerograd.evaluation.packing import Batch, collate
-from zerograd.evaluation.rewards import Reward
+from zerograd.evaluation.rewards import Reward, RewardError
+from zerograd.evaluation.sampling import Sampling
+from zerograd.evaluation.side_by_side import write
 from zerograd.evaluation.virtual_tokens import virtual_tokens
 from zerograd.tasks import Row, Task, get_task
 from zerograd.tasks.example import Example
@@ -157,6 +161,43 @@ class BoundTask:
         answers = self.generate(model, batch.prompts)
         return -torch.tensor(mean(self._rate(batch.prompts, answers, self.objective)))
 
+    def member_losses(self, model: Any, batch: Batch, members: Members, sampling: Sampling) -> torch.Tensor:
+        """Minus the mean rating of the texts that each member writes: (members,) float64.
+
+        Args:
+            model: Computes with the members' weights.
+            batch: With prompts.
+            members: Whose texts are rated.
+            sampling: How they choose their tokens.
+
+        Raises:
+            RewardError: The reward failed, for which member, prompt and completion.
+            MixedMembersError: Members of an encoder-decoder model, which write in turn.
+        """
+        examples = list(batch.prompts)
+        if self.prompter.decoder_start is not None:
+            if members.count > 1:
+                raise MixedMembersError("an encoder-decoder model writes its texts")
+            return self.loss(model, {"batch": batch}).double().view(1)
+        answers: list[list[str]] = [[""] * len(examples) for _ in range(members.count)]
+        tokenizer, stop = self.prompter.tokenizer, self.task.stop
+        for rows in _of_one_length(examples) if virtual_tokens(model) else [range(len(examples))]:
+            texts = write(
+                model, [examples[i].context for i in rows], members, sampling, max_new_tokens=self.task.max_new_tokens,
+                ends=end_tokens(tokenizer, model, stop), pad_token_id=self.pad_token_id,
+            )  # fmt: skip
+            for mine, tokens in zip(answers, texts, strict=True):
+                for i, text in zip(rows, tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True):
+                    mine[i] = answer_in(text, stop)
+        return torch.tensor([-self._rating(examples, mine, m, members) for m, mine in enumerate(answers)])
+
+    def _rating(self, examples: list[Example], answers: list[str], member: int, members: Members) -> float:
+        try:
+            return mean(self._rate(examples, answers, self.objective))
+        except RewardError as error:
+            who = f", written by member {member} of {members.count}" if members.count > 1 else ""
+            raise RewardError(f"{error}{who}") from error
+
     def divisor(self, batch: Batch) -> int:
         """What the losses of `batch.waves()`, added up, are divided by to make the loss of the batch."""
         return (batch.tokens if LOSSES[self.objective] is answer_loss else batch.examples) if batch.parts else 1
@@ -233,3 +274,11 @@ class BoundTask:
             return [list(pool[:count])]
         draws = (np.random.default_rng([seed, i]).permutation(len(pool))[:count] for i in range(examples))
         return [[pool[int(i)] for i in draw] for draw in draws]
+
+
+def _of_one_length(examples: Sequence[Example]) -> list[list[int]]:
+    """The examples' numbers, those with contexts of one length together."""
+    groups: dict[int, list[int]] = {}
+    for i, example in enumerate(examples):
+        groups.setdefault(len(example.context), []).append(i)
+    return list(groups.values())

@@ -36,7 +36,7 @@ def generate(
         The answers, in the order of the prompts.
     """
     device = compute_device(model)
-    ends = _end_tokens(tokenizer, model, stop)
+    ends = end_tokens(tokenizer, model, stop)
     virtual = virtual_tokens(model) > 0 and decoder_start is None  # positions would count from the start of padding
     fixed = getattr(model, "_can_compile_fullgraph", False) and decoder_start is None
     config = GenerationConfig(
@@ -63,7 +63,7 @@ def generate(
         else:
             new = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **more)[:, before:]
         for i, text in zip(chosen, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
-            answers[i] = (text.partition(stop)[0] if stop else text).strip()
+            answers[i] = answer_in(text, stop)
         if bar is not None:
             bar.update(len(chosen))
     return answers
@@ -85,7 +85,13 @@ def _batches(prompts: Sequence[list[int]], padded: bool) -> list[list[int]]:
     return batches
 
 
-def _end_tokens(tokenizer: PreTrainedTokenizerBase, model: Any, stop: str | None) -> list[int]:
+def answer_in(text: str, stop: str | None) -> str:
+    """A text up to the stop, without outer spaces."""
+    return (text.partition(stop)[0] if stop else text).strip()
+
+
+def end_tokens(tokenizer: PreTrainedTokenizerBase, model: Any, stop: str | None) -> list[int]:
+    """All tokens that end a text: the tokenizer's, the model's, and those that hold the stop."""
     ends = getattr(model.generation_config, "eos_token_id", None)
     found = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
     return sorted(found | (set(_tokens_with(tokenizer, stop)) if stop else set()))

@@ -14,6 +14,7 @@ from zerograd.core.perturb import check_probing
 from zerograd.core.scaling import SCALINGS
 from zerograd.core.specs import parse
 from zerograd.estimators import ESTIMATORS
+from zerograd.evaluation.sampling import Sampling
 from zerograd.schedules import parse_schedule
 from zerograd.training.fields import FIELDS, check_schedule, check_unused, idle_settings
 from zerograd.training.pairs import check_clashes
@@ -23,7 +24,7 @@ from zerograd.updates import UPDATES
 
 logger = logging.getLogger(__name__)
 
-OWN = ("distribution", "rank", "blocks", "probing", "extra_byte", "allow_unread")  # called the same in `MeZO`
+OWN = ("distribution", "blocks", "probing", "population_rows", "extra_byte", "allow_unread")  # called the same in `MeZO`
 OWN_DEFAULTS = (  # settings of the Trainer's that have other defaults here
     "learning_rate", "lr_scheduler_type", "max_grad_norm", "gradient_checkpointing", "bf16",
 )  # fmt: skip
@@ -60,14 +61,23 @@ class MeZOArguments:
             2605.03869), momentum or adam (Appendix B.2); adam:beta2=0.99 sets one of its settings.
         distribution (str, default "gaussian"): Distribution of z, of variance 1 in every coordinate: gaussian
             (Algorithm 1), rademacher or sphere.
-        rank (int, default 0): Rank of the directions of matrices (EGGROLL, LOZO); 0: full.
+        rank (int, default None): Rank of the directions of matrices (EGGROLL, LOZO); 0: full. Default: 0, and 1 where
+            the model writes texts that are rated, and so much is tuned that only thin changes fit side by side.
         blocks (int, default 0): Blocks (layers; embeddings; the rest) that a probe moves (LeZO, arXiv 2410.09823); 0:
             all.
         scaling (str, default None): variance or expectation: scale by block (Definitions 6 and 7); settings as in
             variance:by=gradient_norm,every=epoch
         probing (str, default "auto"): How a forward runs at moved weights: streamed (noise is added as each tensor is
             read), snapshot (a copy of the trainable weights is kept), in_place (added and taken away, exact up to
-            rounding), or auto: snapshot up to 64 MB of trainable weights, else streamed.
+            rounding), population (all sides of all probes as rows of one batch, where directions are of low rank or
+            little is tuned), or auto: population where a rank is set, else snapshot up to 64 MB of trainable weights,
+            else streamed.
+        population_rows (int, default 0): Most rows of a population's forward; 0: as memory allows.
+        temperature (float, default 0.0): Of the texts that are rated in training: logits are divided by it; 0: the
+            most likely token. Numbers to draw with come from the run's seed.
+        top_p (float, default 1.0): Draw from the most likely tokens that together have this probability (arXiv
+            1904.09751).
+        own_draws (bool, default False): Probes draw with numbers of their own, and not all with the same.
         extra_byte (bool, default False): Keep 8 more bits of every 16-bit weight, in 1 byte a weight of memory.
         max_skipped_steps (int, default 10): Consecutive steps with a non-finite loss after which the run stops.
         allow_unread (bool, default False): Accept trainable tensors that the first step's forwards do not read.
@@ -93,10 +103,14 @@ class MeZOArguments:
     estimator: Annotated[str, WEIGHTS] = "spsa"
     update: Annotated[str, WEIGHTS] = "sgd"
     distribution: Annotated[str, WEIGHTS] = "gaussian"
-    rank: Annotated[int, WEIGHTS] = 0
+    rank: Annotated[int | None, WEIGHTS] = None
     blocks: Annotated[int, WEIGHTS] = 0
     scaling: Annotated[str | None, WEIGHTS] = None
     probing: str = "auto"
+    population_rows: int = 0
+    temperature: Annotated[float, WEIGHTS] = 0.0
+    top_p: Annotated[float, WEIGHTS] = 1.0
+    own_draws: Annotated[bool, WEIGHTS] = False
     extra_byte: bool = False
     max_skipped_steps: int = 10
     allow_unread: bool = False
@@ -126,9 +140,14 @@ class MeZOArguments:
         check_ranges(vars(self))
         self.optimizer_settings(1)
         check_probing(self.probing)
+        self.sampling()
         if self.save_full_model not in SAVING:
             raise ValueError(f"unknown save_full_model {self.save_full_model!r}; choose one of {', '.join(SAVING)}")
         check_clashes({"resume": self.resume, "start_over": self.start_over})
+
+    def sampling(self) -> Sampling:
+        """How texts that are rated are written. ValueError for a setting out of range."""
+        return Sampling(self.temperature, self.top_p, not self.own_draws)
 
     def optimizer_settings(self, max_steps: int, epoch: int = 1) -> dict[str, Any]:
         """The settings as `MeZO` takes them.
@@ -140,7 +159,7 @@ class MeZOArguments:
         Raises:
             ValueError: A setting that cannot be.
         """
-        check_directions(self.distribution, self.rank)
+        check_directions(self.distribution, self.rank or 0)
         n = parse_schedule(self.probe_schedule, self.num_probes, max_steps)
         made = {"eps": self.eps, "n": n}
         scaling = None if self.scaling is None else self.scaling.replace("every=epoch", f"every={epoch}")
@@ -148,6 +167,7 @@ class MeZOArguments:
             "estimator": parse(self.estimator, ESTIMATORS, "estimator", made),
             "update": parse(self.update, UPDATES, "update"),
             "scaling": None if scaling is None else parse(scaling, SCALINGS, "scaling"),
+            "rank": self.rank or 0,
             **{key: getattr(self, key) for key in OWN},
             "max_skipped": self.max_skipped_steps,
         }

@@ -42,7 +42,7 @@ RANGES = {
     "max_steps": Range(1, "at least 1, or -1 where num_train_epochs says how long", besides=-1, whole=True),
     "num_train_epochs": POSITIVE, "logging_steps": SOME, "eval_steps": SOME, "save_steps": POSITIVE, "eval_delay": SOME,
     "save_total_limit": ONE, "dataloader_num_workers": ZERO, "dataloader_prefetch_factor": ONE,
-    "seed": SEED, "data_seed": SEED, "max_skipped_steps": ZERO, "rank": ZERO, "blocks": ZERO,
+    "seed": SEED, "data_seed": SEED, "max_skipped_steps": ZERO, "rank": ZERO, "blocks": ZERO, "population_rows": ZERO,
     "num_train": ONE, "num_dev": ONE, "num_test": ONE, "k": ONE, "max_new_tokens": ONE,
     "demos": ZERO, "lora_r": ONE, "lora_alpha": ONE, "num_virtual_tokens": ONE,
     "batch": ONE, "length": ONE,

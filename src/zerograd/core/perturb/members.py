@@ -9,7 +9,8 @@ gets one member, and `rows` hands back what it is given.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,8 +26,8 @@ class Crowd(Protocol):
     def rows(self, tensor: torch.Tensor, repeated: bool) -> torch.Tensor:
         """A tensor whose first dimension counts rows, each member's behind the other's, known as such."""
 
-    def keep(self, places: Sequence[int]) -> None:
-        """From now on there are only these."""
+    def keep(self, places: Sequence[int] | None) -> None:
+        """From now on there are only these; None: all again."""
 
 
 class Members:
@@ -93,6 +94,17 @@ class Members:
         self._probes = [self._probes[i] for i in places]
         if self._crowd is not None:
             self._crowd.keep(places)
+
+    @contextmanager
+    def narrowing(self) -> Iterator[None]:
+        """Members that are left out inside are back afterwards."""
+        before = self._probes
+        try:
+            yield
+        finally:
+            self._probes = before
+            if self._crowd is not None:
+                self._crowd.keep(None)
 
     def uniforms(self, rows: Sequence[int], position: int, common: bool = True) -> NDArray[np.float64]:
         """Numbers to sample with, which the run's seed gives again: (count, rows) float64 in (0, 1).

@@ -166,8 +166,8 @@ class _Crowd:
 
     def __init__(self, population: Population, members: Sequence[Member]) -> None:
         self._population = population
-        self._members = list(members)
-        self._z, self._index = population.directions_of(members)
+        self._all, self._places = members, list(range(len(members)))
+        self._z, self._directions = population.directions_of(members)
         self._held: dict[int, Mark | None] = {}
         self._holds = population.factor_elements * len(members) * 4 <= HELD_BYTES
         self.elements = 0
@@ -180,12 +180,16 @@ class _Crowd:
             self.elements = tensor.numel() * (1 if repeated else self.mode.count)
         return mark_rows(self.mode, tensor, repeated)
 
-    def keep(self, places: Sequence[int]) -> None:
+    def keep(self, places: Sequence[int] | None) -> None:
         """See `zerograd.core.perturb.members.Crowd`."""
-        self._members = [self._members[i] for i in places]
-        self._index = [self._index[i] for i in places]
-        self.mode.count = len(places)
-        self._held.clear()
+        if places is not None:
+            self._places = [self._places[i] for i in places]
+        else:
+            self._places = list(range(len(self._all)))
+        if len(self._places) != self.mode.count:
+            self.mode.rows = self.mode.rows * len(self._places) // self.mode.count
+            self.mode.count = len(self._places)
+            self._held.clear()
 
     def _check(self, tensor: torch.Tensor, repeated: bool) -> None:
         """How many members' rows fit at a time."""
@@ -215,10 +219,11 @@ class _Crowd:
         return mark
 
     def _make(self, entry: Trainable) -> Mark | None:
-        cs = [m.direction.scale(entry, m.c) for m in self._members]
+        members = [self._all[i] for i in self._places]
+        cs = [m.direction.scale(entry, m.c) for m in members]
         if not any(cs):
             return None
-        z = self._z[:, self._population.part(entry)][self._index]
+        z = self._z[:, self._population.part(entry)][[self._directions[i] for i in self._places]]
         c = torch.tensor(cs, dtype=torch.float32, device=z.device)
         tensor, rank = entry.tensor.detach(), self._population.noise.rank
         if not (rank and tensor.dim() > 1):
