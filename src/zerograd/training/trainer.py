@@ -18,6 +18,7 @@ from transformers import TrainingArguments
 from zerograd.core.device import offloaded_to
 from zerograd.core.optimizer import MeZO
 from zerograd.core.perturb.members import Members
+from zerograd.core.perturb.population import too_large
 from zerograd.core.probe import Parts
 from zerograd.training.checkpoints import SavedWeights
 from zerograd.training.config import MeZOConfig
@@ -70,15 +71,16 @@ class MeZOMixin(RunFolder):
                 )
             return self.optimizer
         settings = self.mezo_args
+        tuned = self.model if model is None else model
         self.mezo = MeZO(
-            (self.model if model is None else model).named_parameters(),
+            tuned.named_parameters(),
             lr=self.args.learning_rate,
             weight_decay=self.args.weight_decay,
             seed=self.args.seed,
             log=self.log_path,
             resume=self._resuming,
             offload=offloaded_to(self.model),
-            **settings.optimizer_settings(self.state.max_steps, self._epoch_steps()),
+            **{**settings.optimizer_settings(self.state.max_steps, self._epoch_steps()), "rank": self._rank(tuned)},
         )
         self._watch = EpsWatch(self.mezo.estimator.eps)
         if self.args.load_best_model_at_end and settings.save_full_model != "checkpoints":
@@ -86,6 +88,22 @@ class MeZOMixin(RunFolder):
         self.mezo.fast_forward(self._resume_step)
         self.optimizer = self.mezo
         return self.mezo
+
+    def _rank(self: Any, model: torch.nn.Module) -> int:
+        """The rank of directions: as set, else thin where texts are rated and it lets all members write side by side."""
+        settings = self.mezo_args
+        thin = settings.distribution != "sphere" and settings.probing in ("auto", "population")
+        if settings.rank is not None or not (thin and self._rates_texts() and offloaded_to(model) is None):
+            return settings.rank or 0
+        tuned = [t for t in model.parameters() if t.requires_grad and t.dim() > 1]
+        if not too_large(sum(t.numel() for t in tuned)):
+            return 0
+        logger.info("directions of rank 1 (--rank), with which all members write their texts in one batch")
+        return 1
+
+    def _rates_texts(self) -> bool:
+        """Whether the objective is a rating of what the model writes."""
+        return False
 
     def create_scheduler(self: Any, num_training_steps: int, optimizer: Any = None) -> Any:
         """As the Trainer's; one of the user's own is made to move MeZO's learning rate."""
@@ -225,7 +243,7 @@ class MeZOTrainer(MeZOMixin, TaskTrainer):  # type: ignore[misc]
         return waves, self.bound_task.divisor(batch)
 
     def _member_losses(self, model: Any, inputs: dict[str, Any], members: Members) -> torch.Tensor | None:
-        if self.bound_task is None or not self.bound_task.generates or self._computes_its_own_loss():
+        if not self._rates_texts() or self.bound_task is None:
             return None
         return self.bound_task.member_losses(model, inputs["batch"], members, self.mezo_args.sampling())
 
@@ -234,4 +252,7 @@ class MeZOTrainer(MeZOMixin, TaskTrainer):  # type: ignore[misc]
         return type(self).compute_loss is not TaskTrainer.compute_loss
 
     def _judges_eps(self) -> bool:
-        return self.bound_task is None or not self.bound_task.generates
+        return not self._rates_texts()
+
+    def _rates_texts(self) -> bool:
+        return self.bound_task is not None and self.bound_task.generates and not self._computes_its_own_loss()

@@ -67,13 +67,13 @@ class Population:
         self._numbers = np.array([e.index for e in parameters.entries], np.uint32)
         self._by_id = parameters.by_id
         self.bytes_per_element = 0.0  # of the input: measured as it runs
-        full = sum(e.tensor.numel() * 4 for e in parameters.entries if e.tensor.dim() > 1 and not self._is_thin(e))
-        if 2 * full > FULL_BYTES:
+        full = sum(e.tensor.numel() for e in parameters.entries if e.tensor.dim() > 1 and not self._is_thin(e))
+        if too_large(full):
             raise PopulationError(
                 f"a population needs a copy of what is tuned for each member where directions are of full rank, and "
-                f"these are {full / 1e6:,.0f} MB: set rank=1 (--rank 1), or tune an adapter (--tune lora)"
+                f"these are {full * 4 / 1e6:,.0f} MB: set rank=1 (--rank 1), or tune an adapter (--tune lora)"
             )
-        self._most = max(2, FULL_BYTES // full) if full else 0
+        self._most = max(2, FULL_BYTES // (4 * full)) if full else 0
 
     @property
     def factor_elements(self) -> int:
@@ -233,6 +233,11 @@ class _Crowd:
         left = z[:, :many].view(len(cs), tensor.shape[0], rank) * c[:, None, None]
         mark = Thin(tensor, left, z[:, many:].view(len(cs), rank, -1))
         return mark if tensor.dim() == 2 else Own(mark.dense())
+
+
+def too_large(elements: int) -> bool:
+    """Whether that many elements with full-rank directions are too many for a copy a member."""
+    return 8 * elements > FULL_BYTES  # (a pair, in float32)
 
 
 def _size(entry: Trainable, rank: int) -> int:
