@@ -4,7 +4,8 @@ Rows named roberta are of masked models (Table 13: RoBERTa-large), rows named op
 alone: the help shows them without torch, and `defaults` adds what needs a model.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from zerograd.tasks.task import CAUSAL_GRID, MASKED_GRID
@@ -37,6 +38,7 @@ class Preset:
         epochs: Passes over the training rows.
         few_shot_batch_sizes: The grid where k is small; () for the same.
         every: Share of the run after which the dev rows are evaluated.
+        more: Other settings of MeZO.
     """
 
     learning_rates: tuple[float, ...]
@@ -50,6 +52,7 @@ class Preset:
     epochs: int = 0
     few_shot_batch_sizes: tuple[int, ...] = ()
     every: float = 0.1
+    more: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def batch_size(self) -> int:
@@ -63,6 +66,7 @@ class Preset:
         return {
             "learning_rate": self.learning_rate, "per_device_train_batch_size": self.batch_size,
             "weight_decay": self.weight_decay, "eval_steps": self.every, "save_steps": self.every, **mezo, **length,
+            **self.more,
         }  # fmt: skip
 
 
@@ -70,6 +74,7 @@ MASKED: dict[str, Any] = {"batch_sizes": (MASKED_GRID.batch_size,), "steps": MAS
 CAUSAL: dict[str, Any] = {"batch_sizes": (CAUSAL_GRID.batch_size,), "steps": CAUSAL_GRID.steps, "every": 0.2}
 MASKED_FT: dict[str, Any] = {"batch_sizes": (8, 16, 32), "steps": 1000}
 CAUSAL_FT: dict[str, Any] = {"batch_sizes": (8,), "epochs": 5, "every": 0.2}
+ES: dict[str, Any] = {"estimator": "rank", "num_probes": 16, "rank": 1, "probing": "population"}
 FEW: dict[str, Any] = {"few_shot_batch_sizes": (2, 4, 8)}
 PRESETS = {
     # Table 13
@@ -89,6 +94,8 @@ PRESETS = {
     "opt-head": Preset((1e-4, 5e-4), 1e-4, optimizer="adam", tune="head", **CAUSAL_FT),
     "opt-f1": Preset((1e-6, 5e-6, 1e-5), 1e-6, **CAUSAL),
     "opt-f1-prefix": Preset((1e-1, 5e-2, 1e-2), 1e-2, tune="prefix", eps=1e-1, **CAUSAL),
+    # evolution strategies (arXiv 2509.24372, 2511.16652): centred ranks of 32 members, thin directions
+    "es": Preset((1e-2, 3e-2, 1e-1), 3e-2, (4,), eps=1e-2, steps=300, more=ES),
 }  # fmt: skip
 
 
