@@ -17,7 +17,7 @@ from zerograd.core.perturb.first_step import FirstStep, reads_any
 from zerograd.core.perturb.marks import MixedMembersError
 from zerograd.core.perturb.members import ALONE, Members, call, takes_members
 from zerograd.core.perturb.perturber import Closure, Loss, Perturber, Waves, as_floats, run_all
-from zerograd.core.perturb.population import Member, Population, PopulationError
+from zerograd.core.perturb.population import Member, Population
 from zerograd.core.perturb.tryout import disagreement
 from zerograd.core.safety import ProbeError, memory_for
 from zerograd.core.scales import norms_of, rescaled

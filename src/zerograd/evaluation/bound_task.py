@@ -187,7 +187,8 @@ class BoundTask:
                 ends=end_tokens(tokenizer, model, stop), pad_token_id=self.pad_token_id,
             )  # fmt: skip
             for mine, tokens in zip(answers, texts, strict=True):
-                for i, text in zip(rows, tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True):
+                decoded = tokenizer.batch_decode([t.tolist() for t in tokens], skip_special_tokens=True)
+                for i, text in zip(rows, decoded, strict=True):
                     mine[i] = answer_in(text, stop)
         return torch.tensor([-self._rating(examples, mine, m, members) for m, mine in enumerate(answers)])
 

@@ -106,7 +106,11 @@ class PopulationMode(TorchFunctionMode):
         """An operation that reads trainable tensors, or what came of them alone."""
         if name_of(func) in COMPARES and all(isinstance(a, (int, float)) or not a.dim() for a in args):
             return func(*args, **kwargs)  # whether a mask masks anything, say: asked of all rows
-        thin = [t for t in tensors_in((*args, *kwargs.values())) if isinstance(marks[id(t)] if id(t) in marks else None, Thin)]
+        thin = [
+            t
+            for t in tensors_in((*args, *kwargs.values()))
+            if isinstance(marks[id(t)] if id(t) in marks else None, Thin)
+        ]
         if thin:
             found = self._thin(func, args, kwargs, marks)
             if found is not None:
@@ -165,7 +169,9 @@ class PopulationMode(TorchFunctionMode):
         self, args: tuple[Any, ...], kwargs: dict[str, Any], marks: dict[int, Mark]
     ) -> tuple[tuple[Any, ...], dict[str, Any], dict[int, Mark]]:
         """Arguments with a copy of each member's own tensors for each of its rows: fused operations stay fused."""
-        many = next((a.shape[0] // self.count for a in args if isinstance(a, T) and isinstance(marks.get(id(a)), Rows)), 1)
+        many = next(
+            (a.shape[0] // self.count for a in args if isinstance(a, T) and isinstance(marks.get(id(a)), Rows)), 1
+        )
 
         def rowed(value: Any) -> Any:
             mark = marks.get(id(value)) if isinstance(value, T) else None
