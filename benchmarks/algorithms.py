@@ -86,6 +86,15 @@ METHODS = [
     Method("blocks", "2 blocks a probe", "", more={"blocks": 2}),
     Method("sign", "sign of the estimate, n = 1", "", ELEMENT, update="sign"),
     Method("random-descent", "the reading note's rule", "", ELEMENT, {"name": "random-descent"}),
+    Method("full-n8", "n = 8, constant", "", estimator=many(8)),
+    Method("full-n32", "n = 32, constant", "", estimator=many(32)),
+    Method("rank1", "directions of rank 1", "", more={"rank": 1}),
+    Method("rank1-n8", "the same, n = 8, in one batch", "", estimator=many(8), more={"rank": 1}),
+    Method("rank1-n32", "the same, n = 32, in one batch", "", estimator=many(32), more={"rank": 1}),
+    Method("rank4", "directions of rank 4", "", more={"rank": 4}),
+    Method("rank4-n8", "the same, n = 8, in one batch", "", estimator=many(8), more={"rank": 4}),
+    Method("rank16", "directions of rank 16", "", more={"rank": 16}),
+    Method("rank16-n8", "the same, n = 8, in one batch", "", estimator=many(8), more={"rank": 16}),
     Method("sphere", "directions on the sphere", "", more={"distribution": "sphere"}),
 ]  # fmt: skip
 
@@ -128,7 +137,7 @@ def run(job: Job, args: argparse.Namespace) -> None:
         while len(rows) < BATCH:
             rows += torch.randperm(len(setup.train), generator=order).tolist()
         batch, rows = setup.bound.collate([setup.train[i] for i in rows[:BATCH]]), rows[BATCH:]
-        optimizer.step(lambda batch=batch: setup.bound.loss(setup.model, batch))
+        optimizer.step(lambda members, batch=batch: setup.bound.loss(setup.model, members.rows(batch)))
     test = setup.bound.evaluate(setup.model, setup.test, False)
     result = {**asdict(job), "curve": curve, "test": test, "steps": optimizer.steps_done,
               "seconds": round(time.perf_counter() - start, 1)}  # fmt: skip
@@ -270,7 +279,8 @@ def row_of(method: Method, task: str, args: argparse.Namespace) -> str:
     shown += [(runs, "dev", "loss", 1, 3), (quarter, "dev", "loss", 1, 3)]
     cells = [cell([r[split][key] for r in found], len(args.seed_list), *how) for found, split, key, *how in shown]
     rate = chosen_rate(method, task, args)
-    return f"| {method.name}: {method.about} | {method.tables} | {' | '.join(cells)} | {rate or '-'} |"
+    seconds = cell([r["seconds"] for r in runs], len(args.seed_list), 1, 0)
+    return f"| {method.name}: {method.about} | {method.tables} | {' | '.join(cells)} | {rate or '-'} | {seconds} |"
 
 
 def like_the_paper(args: argparse.Namespace) -> list[str]:
@@ -298,8 +308,8 @@ def report(args: argparse.Namespace) -> str:
     for task in args.tasks:
         out += [
             f"### {task}\n",
-            "| method | in the paper's tables | test, % | dev, % | dev at 1/4, % | dev loss | dev loss at 1/4 | lr |",
-            "|---" * 8 + "|",
+            "| method | in the paper's tables | test, % | dev, % | dev at 1/4, % | dev loss | dev loss at 1/4 | lr | seconds |",
+            "|---" * 9 + "|",
             *(row_of(method, task, args) for method in args.method_list),
             "",
         ]
