@@ -40,6 +40,7 @@ class PlanArguments:
         text: Score every token of an answer instead of label words.
         extra_byte: Plan for MeZO with --extra_byte.
         quantize: 8bit or 4bit: matrices as bitsandbytes stores them.
+        members: Of a population in one batch (2 x --num_probes), directions of rank 1; 0: probed in turn.
         measure: Run two steps with random weights and compare.
 
     Raises:
@@ -55,12 +56,15 @@ class PlanArguments:
     text: bool = False
     extra_byte: bool = False
     quantize: str | None = None
+    members: int = 0
     measure: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batch", "length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        if self.members < 0:
+            raise ValueError(f"--members must be 0 (probed in turn) or more, got {self.members}")
         if self.tune not in TUNE or self.tune == "prompt":
             raise ValueError(f"--tune {self.tune!r} cannot be planned; choose one of full, lora, prefix, head")
         if self.dtype not in DTYPES:
@@ -87,7 +91,7 @@ def plan(args: PlanArguments) -> None:
     )
     case = Case(
         config, args.batch, args.length, _dtype(args, config), _device(budget), args.tune, args.extra_byte, args.text,
-        args.quantize,
+        args.quantize, args.members,
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between transformers and peft, about names of arguments
@@ -98,7 +102,8 @@ def _plan(args: PlanArguments, case: Case, budget: int | None) -> None:
     bar = tqdm(planned_methods(case), desc="planning", unit="method", leave=False, disable=None)
     found = [footprint(case, method) for method in bar]
     size, name = found[0].parts["weights"], str(case.dtype).removeprefix("torch.")
-    where = "a CPU (both sides of a probe in step)" if case.device == "cpu" else "a GPU"
+    sides = f"{case.members} members in one batch" if case.members else "both sides of a probe in step"
+    where = f"a CPU ({sides})" if case.device == "cpu" else f"a GPU ({sides})" if case.members else "a GPU"
     kind = name if case.quantize is None else f"{case.quantize} (and {name})"
     print(f"{args.model}: {shown_bytes(size)} of {kind} weights; {args.batch} rows of {args.length} tokens; {where}\n")
     _print_table(found, budget)
@@ -132,6 +137,7 @@ def _next(args: PlanArguments, case: Case, too_large: bool) -> str:
     """The command that trains so."""
     model = HUB[case.config.model_type] + args.model if args.model in SHAPES else args.model
     more = " --extra_byte true" if args.extra_byte else ""
+    more += f" --rank 1 --num_probes {max(1, args.members // 2)}" if args.members else ""
     more += " --untie true" if args.tune == "head" else ""
     more += f" --quantize {args.quantize}" if args.quantize else " --offload true" if too_large else ""
     return (

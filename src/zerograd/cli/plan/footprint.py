@@ -145,7 +145,8 @@ def _trace(case: Case, method: str, probing: str, places: Sequence[int] | None =
             tracker.enter("start")
             result = step()
     parts = {"weights": weights, "optimizer": held - weights}
-    parts["logits"] = 4 * case.batch * (case.length * case.config.get_text_config().vocab_size if case.text else 2)
+    rows = case.batch * (case.members or 1 if method == "mezo" else 1)
+    parts["logits"] = 4 * rows * (case.length * case.config.get_text_config().vocab_size if case.text else 2)
     peaks = placed(tracker.peaks, depth, range(depth) if places is None else places)
     if method == "mezo":
         optimizer: MeZO = kept[0]

@@ -25,7 +25,9 @@ def measured_peak(case: Case, method: str) -> int:
     there = (*model.parameters(), *model.buffers(), *constants(model))
     held = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in there}
     step, kept = work_of(case, method, model)
-    if method == "mezo":
+    if method == "mezo" and case.members:
+        held_states = kept[0].updater.nbytes
+    elif method == "mezo":
         optimizer, part = kept[0], make_batch(case, case.batch, case.length, model.device)
 
         def step() -> None:

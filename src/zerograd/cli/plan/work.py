@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from zerograd.cli.plan.model import Case, context_of
 from zerograd.core.optimizer import MeZO
 from zerograd.core.perturb import planned
+from zerograd.core.perturb.population import Member
 from zerograd.evaluation.logprobs import candidate_scores, token_scores
 from zerograd.evaluation.packing import PackedBatch, pack, stack
 from zerograd.tasks import Query
@@ -55,10 +56,20 @@ def work_of(case: Case, method: str, model: Any, probing: str = "auto") -> tuple
 
 
 def _mezo(case: Case, model: Any, probing: str) -> tuple[Callable[[], Any], list[Any]]:
-    optimizer = MeZO(model.named_parameters(), lr=1e-6, extra_byte=case.extra_byte, probing=probing)
+    thin = {"probing": "population", "rank": 1} if case.members else {"probing": probing}
+    optimizer = MeZO(model.named_parameters(), lr=1e-6, extra_byte=case.extra_byte, **thin)
     perturber, part = optimizer.perturber, make_batch(case, case.batch, case.length, model.device)
     sides = (1e-3, -1e-3)
-    direction = optimizer.prober.directions.direction(0, 0, ())
+    directions, population = optimizer.prober.directions, optimizer.prober.population
+    direction = directions.direction(0, 0, ())
+    if population is not None:
+        members = [Member(directions.direction(0, i // 2, ()), sides[i % 2]) for i in range(case.members)]
+
+        def together() -> None:
+            with torch.no_grad(), planned(perturber, False), population.session(members) as (_, handed):
+                loss_of(case, model, handed.rows(part))
+
+        return together, [optimizer]
 
     def step() -> None:
         with torch.no_grad(), planned(perturber, case.device == "cpu"), perturber.session(direction):
