@@ -19,8 +19,8 @@ if __name__ == "__main__":
     task = Task("brief", "The {topic} was", max_new_tokens=4, objective="reward:short_words")
     trainer = MeZOTrainer(
         AutoModelForCausalLM.from_pretrained(name),
-        # snapshot: generation runs a forward for every token, and would perturb the weights anew in each
-        MeZOConfig(folder, learning_rate=1e-4, eps=1e-2, max_steps=5, probing="snapshot", report_to="none"),
+        # directions are of rank 1 here, so both members of a step write their texts in one batch
+        MeZOConfig(folder, learning_rate=1e-4, eps=1e-2, max_steps=5, report_to="none"),
         task=task,
         processing_class=AutoTokenizer.from_pretrained(name),
         train_dataset=rows,

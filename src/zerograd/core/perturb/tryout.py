@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from zerograd.core.directions import Direction
 from zerograd.core.perturb.callers import in_compiled_code
-from zerograd.core.perturb.marks import MixedMembersError, Own, Rows, apart
+from zerograd.core.perturb.marks import MixedMembersError, Own, Rows, Thin, apart
 from zerograd.core.perturb.member_rules import operation
 from zerograd.core.perturb.members import Members
 from zerograd.core.perturb.operations import Function, is_metadata, name_of, tensors_in
@@ -58,6 +58,8 @@ class Trace(TorchFunctionMode):
         if self._population is None:
             return t.shape, [_some(t)]
         mark, count = self._population.mark(t), self._population.count
+        if isinstance(mark, Thin):  # a view of a matrix whose change is made where it is multiplied
+            return t.shape, None
         try:
             parts = mark.values if isinstance(mark, Own) else apart(t, count, "") if isinstance(mark, Rows) else None
         except MixedMembersError:  # (nothing that is tuned may read it)
