@@ -227,6 +227,17 @@ def test_low_rank(dtype: torch.dtype, terms: Terms, shape: tuple[int, ...]) -> N
     assert_same_bits(some, out[rows])
 
 
+def test_factors_and_directions_are_those_of_the_passes() -> None:
+    noise, at = Noise(SEED, rank=2), torch.device("cpu")
+    u, v = noise.factors((7, 5, 4), 7, 3, 1, at)
+    z = reference.z("gaussian", 0, (7 + 20) * 2, tensor=7, step=3, probe=1, seed=SEED)
+    assert torch.equal(u, torch.from_numpy(z[:14]).view(7, 2)) and torch.equal(v, torch.from_numpy(z[14:]).view(2, 20))
+    assert torch.equal(noise.direction(54, 7, 3, 1, at), torch.from_numpy(z))
+    for other, shape in ((Noise(SEED), (7, 5)), (noise, (7,))):
+        with pytest.raises(ValueError, match="matrix"):
+            other.factors(shape, 7, 3, 1, at)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("backend", [cpu, portable], ids=["cpu", "portable"])
 def test_a_given_total(backend, dtype) -> None:  # type: ignore[no-untyped-def]

@@ -4,7 +4,8 @@ A back end is a module with `run`, `run_vectors` and `squared_norm`; the device 
 does, except where tensors are planned (`without_memory`).
 """
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -133,6 +134,36 @@ class Noise:
         total = sum(norm(numel, seed=self.seed, tensor=i, step=step, probe=probe, device=device) for i, numel in sizes)
         d = sum(numel for _, numel in sizes)
         return float(np.float32(np.sqrt(np.float64(d) / (np.float64(total) * SQUARE_UNIT))))
+
+    def direction(self, numel: int, tensor: int, step: int, probe: int, device: torch.device) -> torch.Tensor:
+        """The first elements of a tensor's own direction, unscaled: (numel,) float32, the bits that the passes use."""
+        z = torch.zeros(numel, dtype=torch.float32, device=device)
+        if numel:
+            self._run(Pass(z, z, Terms([(step, probe)], [1.0]), tensor, decay=0.0))
+        return z
+
+    def factors(
+        self, shape: Sequence[int], tensor: int, step: int, probe: int, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """U and V of a tensor's direction of low rank, unscaled, the bits that the passes use.
+
+        Args:
+            shape: The tensor's, of two or more dimensions; it is a matrix, its first against the rest.
+            tensor: Its number in the run.
+            step, probe: Which direction.
+            device: Where U and V are made.
+
+        Returns:
+            (rows, rank) and (rank, columns), float32; the direction is U V over sqrt(rank).
+
+        Raises:
+            ValueError: Directions of full rank, or a shape of fewer dimensions.
+        """
+        if not self.rank or len(shape) < 2:
+            raise ValueError(f"rank {self.rank}, shape {tuple(shape)}: factors need a rank above 0 and a matrix")
+        rows, columns = shape[0], math.prod(shape[1:])
+        z = self.direction((rows + columns) * self.rank, tensor, step, probe, device)
+        return z[: rows * self.rank].view(rows, self.rank), z[rows * self.rank :].view(self.rank, columns)
 
     def _run(self, p: Pass) -> None:
         _backend(p.x.device).run(p, self.seed, self.distribution)
