@@ -10,7 +10,8 @@ import triton.language as tl
 from zerograd.noise import gaussian, reference
 
 ROUNDS = tl.constexpr(reference.ROUNDS[reference.SPEC_VERSION])
-# COEFS
+SCALE, A, B = tl.constexpr(float(gaussian.SCALE)), tl.constexpr(float(gaussian.A)), tl.constexpr(float(gaussian.B))
+C, D, E = tl.constexpr(float(gaussian.C)), tl.constexpr(float(gaussian.D)), tl.constexpr(float(gaussian.E))
 
 
 @triton.jit
@@ -53,7 +54,18 @@ def _signs(tile, tensor, step, probe, key0, key1):
     return tl.reshape(1.0 - 2.0 * bits.to(tl.float32), (4096,))
 
 
-# GAUSS
+@triton.jit
+def _gaussian(bits):
+    """The Gaussian values of 16 bits each (uint32); see `zerograd.noise.gaussian`."""
+    x = ((bits << 16) | 0x8000).to(tl.int32, bitcast=True).to(tl.float32) * SCALE
+    p = x * x + A
+    total = p * C + B
+    p = p * p
+    p = p * p
+    total = total + p * D
+    p = p * p + E
+    p = p * p
+    return x * (total + p * p)
 
 
 @triton.jit
