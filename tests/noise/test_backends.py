@@ -212,17 +212,31 @@ def test_unknown_distribution() -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("terms", [TERMS, ADAM], ids=["sum", "adam"])
 @pytest.mark.parametrize("shape", [(7, 1300), (3000, 5, 70)], ids=str)  # one chunk of rows, and two
-def test_low_rank(dtype: torch.dtype, terms: Terms, shape: tuple[int, ...]) -> None:
-    """U V against the reference, bit for bit, whole and row by row."""
+@pytest.mark.parametrize("rank", [1, 3])
+def test_low_rank(dtype: torch.dtype, terms: Terms, shape: tuple[int, ...], rank: int) -> None:
+    """U V against the reference, bit for bit, whole and row by row, by the kernel and by PyTorch's operations."""
     x = weights(math.prod(shape), dtype).view(shape)
-    noise, height, columns = Noise(SEED, rank=3), shape[0], x[0].numel()
-    total = reference.low_rank_total("gaussian", height, columns, 3, terms, **WHERE)
+    noise, height, columns = Noise(SEED, rank=rank), shape[0], x[0].numel()
+    total = reference.low_rank_total("gaussian", height, columns, rank, terms, **WHERE)
     wanted = torch.from_numpy(x.float().numpy().reshape(-1) * np.float32(0.999) + total)
     out = noise.run(Pass(torch.empty_like(x), x, terms, 7, decay=0.999))
     assert_same_bits(out.view(-1), wanted.to(dtype))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zerograd.noise.dispatch._backend_of", lambda _: portable)
+        assert_same_bits(noise.run(Pass(torch.empty_like(x), x, terms, 7, decay=0.999)), out)
     rows = torch.tensor([height - 1, 0, 2, 2])
     some = noise.run(Pass(torch.empty(4, *shape[1:], dtype=dtype), x, terms, 7, decay=0.999, rows=rows))
     assert_same_bits(some, out[rows])
+
+
+@pytest.mark.parametrize("scale_minus", [-1e-3, 2e-3])
+def test_both_sides_along_a_direction_of_low_rank(scale_minus: float) -> None:
+    """The scale goes into U: each side is what it is alone."""
+    x, noise = weights(40 * 300, torch.float32).view(40, 300), Noise(SEED, rank=2)
+    out, minus = torch.empty_like(x), torch.empty_like(x)
+    noise.run(Pass(out, x, Terms([(3, 1)], [1.0]), 7, scale=1e-3, out_minus=minus, scale_minus=scale_minus))
+    for side, c in ((out, 1e-3), (minus, scale_minus)):
+        assert_same_bits(side, noise.run(Pass(torch.empty_like(x), x, Terms([(3, 1)], [c]), 7)))
 
 
 def test_factors_and_directions_are_those_of_the_passes() -> None:

@@ -46,9 +46,9 @@ def products(
     """
     c, m = torch.from_numpy(terms.factors.copy()).to(z.device), terms.moments
     u, v = z[:, : height * rank].view(-1, height, rank), z[:, height * rank :]
-    left = (c.view(-1, 1, 1) * u).transpose(0, 1).reshape(height, -1)
+    left = (c.view(-1, 1, 1) * u).transpose(0, 1).reshape(height, -1).contiguous()
     moments = None if m is None else replace(m, ends=[rank * end for end in m.ends])
-    return left, v.reshape(left.shape[1], -1), moments
+    return left, v.reshape(left.shape[1], -1).contiguous(), moments
 
 
 def run_products(p: Pass, rank: int, direction: Direction, run: Callable[[Pass], None]) -> None:
@@ -65,7 +65,7 @@ def run_products(p: Pass, rank: int, direction: Direction, run: Callable[[Pass],
     at = zip(terms.steps.tolist(), terms.probes.tolist(), strict=True)
     z = torch.stack([direction((height + columns) * rank, step, probe) for step, probe in at])
     left, right, moments = products(terms, z, height, rank)
-    flat = Terms([(i, 0) for i in range(len(right))], np.ones(len(right)), moments)
+    flat = Terms([(i, 0) for i in range(len(right))], np.ones(len(right), np.float32), moments)
 
     def total(rows: Rows) -> torch.Tensor:
         some = left[rows]
