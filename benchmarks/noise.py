@@ -4,7 +4,7 @@ Full rank: a probe (out = x + c z) and an update in place (stochastic rounding i
 rank: a probe and an update of 32 directions of rank 1 over the matrices of OPT-125m's shape, and one forward pass of 64
 rows of 32 tokens beside them. Each checkout is measured in processes of its own, in turn; medians with quartiles.
 
-    python benchmarks/noise.py [--against ../other] [--rounds 5] [--out benchmarks/results/noise.md]
+    python benchmarks/noise.py [--against ../other] [--rounds 5] [--only full_rank] [--out benchmarks/results/noise.md]
 """
 
 import argparse
@@ -94,19 +94,21 @@ def low_rank() -> Seconds:
     }
 
 
-def measure() -> Seconds:
-    """All of a checkout, in this process."""
+def measure(only: str) -> Seconds:
+    """The passes of a checkout, in this process."""
     found: Seconds = {}
+    if only == "low_rank":
+        return low_rank()
     for dtype in (torch.float32, torch.bfloat16):
         for kind in ("gaussian", "rademacher"):
             found |= full_rank(kind, dtype)
-    return found | low_rank()
+    return found if only == "full_rank" else found | low_rank()
 
 
-def in_process(checkout: Path) -> Seconds:
+def in_process(checkout: Path, only: str) -> Seconds:
     """The same of another checkout."""
     environment = {**os.environ, "PYTHONPATH": str(checkout / "src")}
-    command = [sys.executable, __file__, "--worker"]
+    command = [sys.executable, __file__, "--worker", "--only", only]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return dict(json.loads(done.stdout))
 
@@ -149,17 +151,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--against", type=Path, help="another checkout of this project")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", choices=("all", "full_rank", "low_rank"), default="all")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "noise.md")
     parser.add_argument("--worker", action="store_true", help="measure once in this process, print JSON")
     args = parser.parse_args()
     if args.worker:
-        print(json.dumps(measure()))
+        print(json.dumps(measure(args.only)))
         return
     checkouts = {f"commit {commit(path)}": path for path in (ROOT, args.against) if path is not None}
     runs: dict[str, list[Seconds]] = {name: [] for name in checkouts}
     for _ in range(args.rounds):
         for name, path in checkouts.items():
-            runs[name].append(in_process(path))
+            runs[name].append(in_process(path, args.only))
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     title = f"{' against '.join(checkouts)}, {time.strftime('%Y-%m-%d')}, {machine}"
     text = f"\n## {title}\n\n" + "\n".join(table(runs)) + "\n"
