@@ -94,8 +94,9 @@ def _load(values, x, byte, decay, dtype):
     """values = decay * x, in float32. 16-bit floats are held as uint16."""
     if dtype == FLOAT32:
         for i in range(x.size):
-            values[i] = x[i]
-    elif byte.size and dtype == BFLOAT16:
+            values[i] = x[i] * decay
+        return
+    if byte.size and dtype == BFLOAT16:
         from_wide_bfloat16(values, x, byte)
     elif byte.size:
         from_wide_float16(values, x, byte)

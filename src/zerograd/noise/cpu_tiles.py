@@ -57,14 +57,15 @@ def _gaussian_quarter(out, words, w, c):
 @njit(nogil=True, cache=True)
 def _rademacher_quarter(out, words, w, c):
     """The same: bit b of word i is element 128 b + i; a set bit turns the sign of c."""
-    positive = np.empty(1, F32)
+    flat, positive = np.empty(128, U32), np.empty(1, F32)
     positive[0] = c
     bits, turned = positive.view(U32)[0], out.view(U32)
+    for i in range(4):
+        flat[i * 32 : i * 32 + 32] = words[i, :32]
     for bit in range(8):
-        for i in range(4):
-            row = turned[bit * 128 + i * 32 : bit * 128 + i * 32 + 32]
-            for j in range(32):
-                row[j] = U32(bits ^ U32(U32(words[i, j] >> U32(8 * w + bit)) << U32(31)))
+        row = turned[bit * 128 : bit * 128 + 128]
+        for j in range(128):
+            row[j] = U32(bits ^ U32(U32(flat[j] >> U32(8 * w + bit)) << U32(31)))
 
 
 @njit(nogil=True, cache=True)
