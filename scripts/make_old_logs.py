@@ -1,6 +1,6 @@
 """Write the logs in tests/core/logs: one of each kind, with the SHA-256 of the weights that each rebuilds.
 
-They were written by the code before its packages (noise specification 1, log format 1). Logs must replay for ever, so
+Most were written by the code before its packages (noise specification 1, log format 1). Logs must replay for ever, so
 they are not written again when the code changes: this script says what they are, and makes one for a new kind.
 
     python scripts/make_old_logs.py tests/core/logs [name ...]
@@ -60,6 +60,16 @@ KINDS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     "groups": (F32, {"groups": True}),
     "skipped": (F32, {"skip": (1, 2)}),
     "schedule": (BF16, {"rates": True}),
+    # noise specification 3
+    "spsa-3": (F32, {}),
+    "spsa-bfloat16-3": (BF16, {}),
+    "spsa-float16-3": (F16, {}),
+    "extra-byte-bfloat16-3": (BF16, {"extra_byte": True}),
+    "sphere-blocks-3": (F32, {"distribution": "sphere", "blocks": 2}),
+    "rademacher-3": (F32, {"distribution": "rademacher"}),
+    "low-rank-3": (F32, {"rank": 2, "n": 3}),
+    "adam-low-rank-3": (F32, {"update": Adam(0.5, 0.7, tolerance=0.2), "n": 2, "rank": 1}),
+    "adam-3": (F32, {"update": Adam(0.5, 0.7, tolerance=0.2), "n": 2}),
 }
 
 

@@ -68,7 +68,8 @@ def directions_of(settings: dict[str, Any], step: int, probe: int) -> tuple[Weig
     zs = []
     for i, shape in enumerate(SHAPES.values()):
         if rank and len(shape) == 2:
-            z = reference.low_rank_z(kind, *shape, rank, tensor=i, **where) / math.sqrt(rank)
+            u, v = reference.factors(kind, *shape, rank, tensor=i, **where)
+            z = u.astype(float) @ v.astype(float) / math.sqrt(rank)
         else:
             z = reference.z("gaussian" if kind == "sphere" else kind, 0, math.prod(shape), tensor=i, **where)
         zs.append(z.astype(float).reshape(shape))

@@ -40,10 +40,10 @@ def test_order_and_choice_of_blocks() -> None:
     tensors = [(f"layers.{i}.weight", torch.zeros(2, 2), 0) for i in range(12)] + [("emb", torch.zeros(2), 0)]
     blocks = Blocks(Parameters(tensors))
     assert blocks.names == ["embeddings", *(f"layers.{i}" for i in range(12))]
-    chosen = np.array([blocks.chosen(4, seed=1, step=t, probe=0) for t in range(2000)])
+    chosen = np.array([blocks.chosen(4, seed=1, step=t, probe=0, spec=3) for t in range(2000)])
     assert (chosen.sum(1) == 4).all()
     assert np.allclose(chosen.mean(0), 4 / 13, atol=5 * math.sqrt(4 / 13 * 9 / 13 / 2000))
-    assert np.array_equal(blocks.chosen(4, seed=1, step=7, probe=0), chosen[7])
+    assert np.array_equal(blocks.chosen(4, seed=1, step=7, probe=0, spec=3), chosen[7])
 
 
 @pytest.mark.parametrize("probing", ["streamed", "snapshot", "in_place"])

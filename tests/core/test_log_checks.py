@@ -71,7 +71,7 @@ def test_a_log_of_another_noise(log: StepLog) -> None:
     log.copy_to(log.path, 3)
     model = frozen_embeddings()
     before = state(model)
-    with pytest.raises(LogError, match="uses noise specification 3; this zerograd knows 1 and 2"):
+    with pytest.raises(LogError, match="uses noise specification 4; this zerograd knows 1 and 2 and 3"):
         replay_log(log.path, model)
     assert same(model, before)
 

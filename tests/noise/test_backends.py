@@ -123,9 +123,10 @@ def test_rounding_far_below_the_last_place(backend, spec: int, wide: bool) -> No
     given = torch.exp2(-20 - 30 * torch.rand(numel, generator=torch.Generator().manual_seed(0)))
     given[::3] *= -1
     given[::5] = 0
+    backend = backend if spec == reference.SPEC_VERSION else portable
     x, low = torch.zeros(numel, dtype=torch.float16), torch.zeros(numel, dtype=torch.int8) if wide else None
-    backend.run(Pass(x, x, given, 7, rounding=STEP, extra_byte=low, most_cut=most_cut), SEED, "gaussian")
-    bits = [reference.bits16(t, WHERE["tensor"], STEP, reference.ROUNDING_PROBE, SEED) for t in range(3)]
+    backend.run(Pass(x, x, given, 7, rounding=STEP, extra_byte=low, spec=spec), SEED, "gaussian")
+    bits = [reference.bits16(t, 7, STEP, reference.ROUNDING_PROBE, SEED, reference.ROUNDS[spec]) for t in range(3)]
     if low is None:
         high = reference.round_float16(given.numpy(), np.concatenate(bits), most_cut)
     else:
@@ -211,20 +212,42 @@ def test_unknown_distribution() -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("terms", [TERMS, ADAM], ids=["sum", "adam"])
 @pytest.mark.parametrize("shape", [(7, 1300), (3000, 5, 70)], ids=str)  # one chunk of rows, and two
-def test_low_rank(dtype: torch.dtype, terms: Terms, shape: tuple[int, ...]) -> None:
-    """U V against the reference, bit for bit, whole and row by row."""
+@pytest.mark.parametrize("rank", [1, 3])
+def test_low_rank(dtype: torch.dtype, terms: Terms, shape: tuple[int, ...], rank: int) -> None:
+    """U V against the reference, bit for bit, whole and row by row, by the kernel and by PyTorch's operations."""
     x = weights(math.prod(shape), dtype).view(shape)
-    noise, height, rank = Noise(SEED, rank=3), shape[0], 3
-    at = [
-        reference.low_rank_z("gaussian", height, x[0].numel(), rank, tensor=7, step=step, probe=probe, seed=SEED)
-        for step, probe in terms.at
-    ]
-    wanted = torch.from_numpy(x.float().numpy().reshape(-1) * np.float32(0.999) + reference.total(terms, at))
+    noise, height, columns = Noise(SEED, rank=rank), shape[0], x[0].numel()
+    total = reference.low_rank_total("gaussian", height, columns, rank, terms, **WHERE)
+    wanted = torch.from_numpy(x.float().numpy().reshape(-1) * np.float32(0.999) + total)
     out = noise.run(Pass(torch.empty_like(x), x, terms, 7, decay=0.999))
     assert_same_bits(out.view(-1), wanted.to(dtype))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zerograd.noise.dispatch._backend_of", lambda _: portable)
+        assert_same_bits(noise.run(Pass(torch.empty_like(x), x, terms, 7, decay=0.999)), out)
     rows = torch.tensor([height - 1, 0, 2, 2])
     some = noise.run(Pass(torch.empty(4, *shape[1:], dtype=dtype), x, terms, 7, decay=0.999, rows=rows))
     assert_same_bits(some, out[rows])
+
+
+@pytest.mark.parametrize("scale_minus", [-1e-3, 2e-3])
+def test_both_sides_along_a_direction_of_low_rank(scale_minus: float) -> None:
+    """The scale goes into U: each side is what it is alone."""
+    x, noise = weights(40 * 300, torch.float32).view(40, 300), Noise(SEED, rank=2)
+    out, minus = torch.empty_like(x), torch.empty_like(x)
+    noise.run(Pass(out, x, Terms([(3, 1)], [1.0]), 7, scale=1e-3, out_minus=minus, scale_minus=scale_minus))
+    for side, c in ((out, 1e-3), (minus, scale_minus)):
+        assert_same_bits(side, noise.run(Pass(torch.empty_like(x), x, Terms([(3, 1)], [c]), 7)))
+
+
+def test_numbers_to_sample_with_are_of_row_step_position_and_probe() -> None:
+    noise = Noise(SEED)
+    first = noise.uniforms([0, 1, 5], 3, 2, 0)
+    assert ((0 < first) & (first < 1)).all() and first[2] == noise.uniforms([5], 3, 2, 0)[0]
+    others = [noise.uniforms([0, 1, 5], *at) for at in ((4, 2, 0), (3, 3, 0), (3, 2, 1))]
+    others.append(Noise(SEED + 1).uniforms([0, 1, 5], 3, 2, 0))
+    assert all((first != other).all() for other in others)
+    many = noise.uniforms(range(10_000), 0, 0, 0)
+    assert abs(many.mean() - 0.5) < 4 * (1 / 12 / 10_000) ** 0.5  # four standard errors
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

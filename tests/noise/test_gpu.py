@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from zerograd.noise import Moments, Pass, Terms, VectorPass, cpu, reference
+from zerograd.noise import Moments, Pass, Terms, VectorPass, cpu
 
 gpu = pytest.importorskip("zerograd.noise.gpu", reason="triton is not installed", exc_type=ImportError)
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -93,16 +93,15 @@ def test_an_extra_byte(device, dtype) -> None:  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("most_cut", reference.MOST_CUT.values())
 @pytest.mark.parametrize("wide", [False, True], ids=["float16", "with a byte"])
-def test_rounding_far_below_the_last_place(device, most_cut, wide) -> None:  # type: ignore[no-untyped-def]
+def test_rounding_far_below_the_last_place(device, wide) -> None:  # type: ignore[no-untyped-def]
     given = torch.exp2(-20 - 30 * torch.rand(9_000, generator=torch.Generator().manual_seed(0)))
     given[::5] = 0
     found = []
     for backend, where in ((gpu, device), (cpu, "cpu")):
         x = torch.zeros(9_000, dtype=torch.float16, device=where)
         low = torch.zeros(9_000, dtype=torch.int8, device=where) if wide else None
-        p = Pass(x, x, given.to(where), 7, rounding=3, extra_byte=low, most_cut=most_cut)
+        p = Pass(x, x, given.to(where), 7, rounding=3, extra_byte=low)
         backend.run(p, SEED, "gaussian")
         found.append((x.cpu(), None if low is None else low.cpu()))
     (ours, our_byte), (theirs, their_byte) = found
@@ -147,7 +146,7 @@ for flags in ({"SINGLE", "MINUS"}, {"CUT"}, {"CUT", "BYTE", "RADEMACHER"}, {"MOM
     constants["CUT"] = 47 if "CUT" in flags else 0
     element = "*i16" if constants["DTYPE"] else "*fp32"
     types = {"out": element, "out_minus": element, "x": element, **POINTERS, **dict.fromkeys(FLOATS, "fp32")}
-    types |= {p: "*fp32" for p in ("given", "table", "factors", "weights", "squares")}
+    types |= {p: "*fp32" for p in ("given", "factors", "weights", "squares")}
     types |= dict.fromkeys(constants, "constexpr")
     names = add_noise.arg_names
     source = ASTSource(add_noise, {n: types.get(n, "i32") for n in names},

@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from zerograd.core.parameters import Parameters
-from zerograd.noise.reference import philox
+from zerograd.noise.reference import ROUNDS, philox
 
 LAYER = re.compile(r"(?:^|\.)([A-Za-z_]\w*)\.(\d+)(?=\.|$)")
 EMBEDDING = re.compile(r"(?:^|[._])(?:emb|wte\b|wpe\b)")
@@ -28,9 +28,9 @@ class Blocks:
     def __len__(self) -> int:
         return len(self.names)
 
-    def chosen(self, count: int, seed: int, step: int, probe: int) -> np.ndarray:
+    def chosen(self, count: int, seed: int, step: int, probe: int, spec: int) -> np.ndarray:
         """`count` of the blocks, drawn without replacement for this probe: a mask over the blocks."""
-        keys = philox(np.arange(len(self), dtype=np.uint64), CHOICE, step, probe, seed)[0]
+        keys = philox(np.arange(len(self), dtype=np.uint64), CHOICE, step, probe, seed, ROUNDS[spec])[0]
         mask = np.zeros(len(self), bool)
         mask[np.argsort(keys, kind="stable")[:count]] = True
         return mask

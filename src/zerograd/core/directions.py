@@ -101,7 +101,7 @@ class Directions:
         entries = self.parameters.entries
         moved = np.ones(len(entries), bool)
         if self.count:
-            moved = self.blocks.chosen(self.count, self.noise.seed, step, probe)[self.blocks.of]
+            moved = self.blocks.chosen(self.count, self.noise.seed, step, probe, self.noise.spec)[self.blocks.of]
         sizes = [(e.index, e.tensor.numel()) for e in entries if moved[e.index]]
         return self.noise.scale(sizes, step=step, probe=probe, device=self.parameters.device) * self._matrix * moved
 

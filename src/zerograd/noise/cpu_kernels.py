@@ -20,18 +20,33 @@ from zerograd.noise.cpu_half import (
     to_wide_bfloat16,
     to_wide_float16,
 )
-from zerograd.noise.cpu_tiles import F32, GIVEN, LANES, U32, bits16, new_words, philox, total_tile
-from zerograd.noise.reference import ROUNDING_PROBE, TILE
+from zerograd.noise.cpu_tiles import (
+    F32,
+    GAUSSIAN,
+    GIVEN,
+    LANES,
+    LOW_RANK,
+    QUARTER,
+    U32,
+    bits16,
+    direction_words,
+    new_words,
+    philox,
+    quarter,
+    total_tile,
+)
+from zerograd.noise.reference import ROUNDING_PROBE, SQUARE_UNIT, TILE
 
 FLOAT32, BFLOAT16, FLOAT16 = 0, 1, 2
+SQUARES = 1 / SQUARE_UNIT
 RANGE, ROWS, MANY = 0, 1, 2  # what a piece counts: elements, rows, or tensors one after the other
 ARRAYS = (  # each an address and a number of elements, 0 and 0 for none
     "bounds", "counter", "out", "out_minus", "x", "given", "extra_byte", "rows", "ends", "tensors", "scales", "steps",
-    "probes", "coefficients", "table", "groups", "first", "second", "sums", "squares",
+    "probes", "coefficients", "left", "right", "groups", "first", "second", "sums",
 )  # fmt: skip
 JOB = np.dtype(
     [(field, np.int64) for name in ARRAYS for field in (name, f"{name}_size")]
-    + [(name, np.int64) for name in ("base", "mode", "kind", "most_cut", "dtype")]
+    + [(name, np.int64) for name in ("base", "mode", "kind", "most_cut", "dtype", "columns")]
     + [(name, np.uint32) for name in ("key0", "key1", "tensor", "step", "probe", "rounding")]
     + [(name, np.float32) for name in ("decay", "scale", "scale_minus", "rate", "delta")],
     align=True,
@@ -79,8 +94,9 @@ def _load(values, x, byte, decay, dtype):
     """values = decay * x, in float32. 16-bit floats are held as uint16."""
     if dtype == FLOAT32:
         for i in range(x.size):
-            values[i] = x[i]
-    elif byte.size and dtype == BFLOAT16:
+            values[i] = x[i] * decay
+        return
+    if byte.size and dtype == BFLOAT16:
         from_wide_bfloat16(values, x, byte)
     elif byte.size:
         from_wide_float16(values, x, byte)
@@ -115,26 +131,41 @@ def _store(out, byte, values, scale, add, sums, draws, most_cut, dtype):
 def _range(out, out_minus, x, lo, hi, base, z, moments, given, scales, byte, decay, most_cut, rounding, dtype):
     """Local elements [lo, hi) of arrays; `base` is the tensor's element number of local element 0.
 
-    A tile is read into a buffer of its own first: where `out` is `x`, a loop over both would not be vectorised.
+    Memory is read into a buffer of its own first: where `out` is `x`, a loop over both would not be vectorised.
     """
-    total, work = np.empty(TILE, F32), np.empty((2, TILE if moments[0].size else 0), F32)
-    values, sums, draws = np.empty(TILE, F32), np.empty(TILE, F32), np.empty(TILE if most_cut else 0, U32)
-    words = new_words()
+    single = moments[0].size == 0 and z[0] != GIVEN and z[0] != LOW_RANK and z[4].size == 1
+    total = np.empty(0 if single or z[0] == GIVEN else TILE, F32)
+    work = np.empty((2, TILE if moments[0].size else 0), F32)
+    values, sums, buffer = np.empty(QUARTER, F32), np.empty(QUARTER, F32), np.empty(QUARTER, F32)
+    draws = np.empty(QUARTER if most_cut else 0, U32)
+    words, other = new_words(), new_words()
     for tile in range((base + lo) // TILE, (base + hi + TILE - 1) // TILE):
         start = tile * TILE - base
-        a, b = max(start, lo), min(start + TILE, hi)
-        add, draw = total[a - start : b - start], draws[a - start : b - start]
-        if z[0] == GIVEN:
-            add[:] = given[a:b]
-        else:
-            total_tile(total, work, words, tile, z, moments)
         if most_cut:
-            philox(words, LANES, U32(tile * LANES), z[3], rounding, U32(ROUNDING_PROBE), z[1], z[2])
-            bits16(draws, words)
-        _load(values, x[a:b], byte[a:b], decay, dtype)
-        if out_minus.size:
-            _store(out_minus[a:b], byte[:0], values, scales[1], add, sums, draw, most_cut, dtype)
-        _store(out[a:b], byte[a:b], values, scales[0], add, sums, draw, most_cut, dtype)
+            philox(other, LANES, U32(tile * LANES), z[3], rounding, U32(ROUNDING_PROBE), z[1], z[2])
+        if single:
+            direction_words(words, tile, z, 0)
+        elif z[0] != GIVEN:
+            total_tile(total, work, words, tile, z, moments, max(lo - start, 0), min(hi - start, TILE))
+        for w in range(4):
+            begin = start + w * QUARTER
+            a, b = max(begin, lo), min(begin + QUARTER, hi)
+            if a >= b:
+                continue
+            if single:
+                quarter(buffer, words, w, z[6][0], z[0])
+                add = buffer[a - begin : b - begin]
+            elif z[0] == GIVEN:
+                add = given[a:b]
+            else:
+                add = total[a - start : b - start]
+            if most_cut:
+                bits16(draws, other, w)
+            draw = draws[a - begin : b - begin]
+            _load(values, x[a:b], byte[a:b], decay, dtype)
+            if out_minus.size:
+                _store(out_minus[a:b], byte[:0], values, scales[1], add, sums, draw, most_cut, dtype)
+            _store(out[a:b], byte[a:b], values, scales[0], add, sums, draw, most_cut, dtype)
 
 
 @njit(nogil=True, cache=True)
@@ -144,12 +175,15 @@ def _run(job, element):
     x, given = _array(job.x, job.x_size, element), _array(job.given, job.given_size, F32)
     byte, rows = _array(job.extra_byte, job.extra_byte_size, np.int8), _array(job.rows, job.rows_size, np.int64)
     ends, tensors = _array(job.ends, job.ends_size, np.int64), _array(job.tensors, job.tensors_size, U32)
-    scales, table = _array(job.scales, job.scales_size, F32), _array(job.table, job.table_size, F32)
+    scales, coefficients = (
+        _array(job.scales, job.scales_size, F32),
+        _array(job.coefficients, job.coefficients_size, F32),
+    )
     steps, probes = _array(job.steps, job.steps_size, U32), _array(job.probes, job.probes_size, U32)
-    coefficients = _array(job.coefficients, job.coefficients_size, F32)
     groups, first = _array(job.groups, job.groups_size, np.int64), _array(job.first, job.first_size, F32)
     moments = (groups, first, _array(job.second, job.second_size, F32), job.rate, job.delta)
-    z = (job.kind, job.key0, job.key1, job.tensor, steps, probes, coefficients, table)
+    products = (_array(job.left, job.left_size, F32), _array(job.right, job.right_size, F32), job.columns)
+    z = (job.kind, job.key0, job.key1, job.tensor, steps, probes, coefficients, *products)
     rest = (byte, job.decay, job.most_cut, job.rounding, job.dtype)
     pair = (job.scale, job.scale_minus)
     while True:
@@ -167,7 +201,8 @@ def _run(job, element):
         else:
             for t in range(lo, hi):
                 a, b = (ends[t - 1] if t else 0), ends[t]
-                one = (job.kind, job.key0, job.key1, tensors[t], steps, probes, coefficients, table)
+                at = (steps[t : t + 1], probes[t : t + 1], coefficients)
+                one = (job.kind, job.key0, job.key1, tensors[t], *at, *products)
                 both = (scales[t], scales[(ends.size if minus.size else 0) + t])
                 _range(out[a:b], minus[a:b], x[a:b], 0, b - a, 0, one, moments, given, both, *rest)
 
@@ -188,16 +223,16 @@ def run_16_bits(data):
 def run_squares(data):
     """Sums of squares: a piece is a range of elements, and its sum goes to the place of its beginning's tile."""
     job = carray(data, (1,), JOB)[0]
-    sums, squares = _array(job.sums, job.sums_size, np.int64), _array(job.squares, job.squares_size, np.int64)
-    words, draws = new_words(), np.empty(TILE, U32)
+    sums, values, words = _array(job.sums, job.sums_size, np.int64), np.empty(QUARTER, F32), new_words()
     while True:
         lo, hi = _next_piece(job)
         if lo == hi:
             return
         for tile in range(lo // TILE, (hi + TILE - 1) // TILE):
             philox(words, LANES, U32(tile * LANES), job.tensor, job.step, job.probe, job.key0, job.key1)
-            bits16(draws, words)
-            total = np.int64(0)
-            for e in range(min(TILE, hi - tile * TILE)):
-                total += squares[draws[e]]
-            sums[tile] = total
+            total = 0.0  # (of whole numbers below 2^53, exact)
+            for w in range(4):
+                quarter(values, words, w, F32(1), GAUSSIAN)
+                for e in range(min(QUARTER, hi - tile * TILE - w * QUARTER)):
+                    total += np.floor(np.float64(values[e]) * np.float64(values[e]) * SQUARES)
+            sums[tile] = np.int64(total)

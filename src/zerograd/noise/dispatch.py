@@ -1,7 +1,7 @@
 """`Noise`: what the rest of the package may ask of the noise specification, on any device.
 
 A back end is a module with `run`, `run_vectors` and `squared_norm`; the device decides which one runs and nothing else
-does, except where tensors are planned (`without_memory`).
+does, except where tensors are planned (`without_memory`), and in older specifications, which `portable` alone knows.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from zerograd.noise import cpu, nothing, portable
-from zerograd.noise.low_rank import run_low_rank
+from zerograd.noise.low_rank import products, run_finished, run_products, scaled
 from zerograd.noise.passes import Pass, VectorPass
-from zerograd.noise.reference import DISTRIBUTIONS, MOST_CUT, SPEC_VERSION, SPECS, SQUARE_UNIT, philox
+from zerograd.noise.reference import DISTRIBUTIONS, ROUNDS, SPEC_VERSION, SPECS, SQUARE_UNIT, philox
 from zerograd.noise.terms import Terms
 
 SAMPLES = 0xFFFFFFFE  # the number of the tensor, less the probe, whose bits sample texts; no tensor has it
@@ -37,8 +37,10 @@ def without_memory() -> Iterator[None]:
         _planned.reset(token)
 
 
-def _backend(device: torch.device) -> ModuleType:
-    return nothing if _planned.get() else _backend_of(device.type)
+def _backend(device: torch.device, spec: int) -> ModuleType:
+    if _planned.get():
+        return nothing
+    return _backend_of(device.type) if spec == SPEC_VERSION else portable
 
 
 @cache
@@ -57,7 +59,7 @@ class Noise:
 
     Args:
         seed: The run's seed, 64 bits: the Philox key.
-        distribution: "gaussian" (65,536 quantiles, variance 1), "rademacher" (+1 or -1) or "sphere" (the Gaussian
+        distribution: "gaussian" (65,536 values, variance 1), "rademacher" (+1 or -1) or "sphere" (the Gaussian
             scaled to the norm sqrt(d), d the number of all trainable elements; Section 4 of arXiv 2305.17333).
         rank: Rank of the direction of a tensor of two or more dimensions (LOZO, arXiv 2410.07698); 0: full.
         spec: Version of the noise specification, of those in `SPECS`; older ones for logs that were written with them.
@@ -85,20 +87,20 @@ class Noise:
 
     def run(self, p: Pass) -> torch.Tensor:
         """Do a pass; returns its `out`. TypeError, ValueError: what it is handed is not what a `Pass` takes."""
-        if not _planned.get():
-            p.check()
-        if p.most_cut != MOST_CUT[self.spec]:
-            p = replace(p, most_cut=MOST_CUT[self.spec])
+        if _planned.get():
+            return p.out
+        p.check()
         if p.out.numel():
             if self.rank and isinstance(p.terms, Terms) and p.x.dim() > 1:
-                run_low_rank(p, self.rank, self._run)
+                self._run_low_rank(p)
             else:
                 self._run(p)
         return p.out
 
     def run_vectors(self, p: VectorPass) -> list[list[torch.Tensor]]:
         """Perturb many small tensors in one launch; returns the results by side, then by tensor."""
-        _backend(p.x.device).run_vectors(p, self.seed, self.distribution)
+        p = p if p.spec == self.spec else replace(p, spec=self.spec)
+        _backend(p.x.device, self.spec).run_vectors(p, self.seed, self.distribution)
         return p.results()
 
     def add_(
@@ -131,8 +133,8 @@ class Noise:
         """
         if self.distribution != "sphere":
             return 1.0
-        norm, sizes = _backend(device).squared_norm, list(sizes)
-        total = sum(norm(numel, seed=self.seed, tensor=i, step=step, probe=probe, device=device) for i, numel in sizes)
+        norm, sizes, where = _backend(device, self.spec).squared_norm, list(sizes), {"step": step, "probe": probe}
+        total = sum(norm(numel, seed=self.seed, tensor=i, device=device, spec=self.spec, **where) for i, numel in sizes)
         d = sum(numel for _, numel in sizes)
         return float(np.float32(np.sqrt(np.float64(d) / (np.float64(total) * SQUARE_UNIT))))
 
@@ -143,8 +145,34 @@ class Noise:
             rows: Numbers of the prompts.
             step, position, probe: The step, the token of the text, the probe (0 for numbers that all probes share).
         """
-        words = philox(np.asarray(rows, np.uint64), SAMPLES - probe, step, position, self.seed)[0]
+        words = philox(np.asarray(rows, np.uint64), SAMPLES - probe, step, position, self.seed, ROUNDS[self.spec])[0]
         return (words.astype(np.float64) + 0.5) / 2.0**32
 
+    def direction(self, numel: int, tensor: int, step: int, probe: int, device: torch.device) -> torch.Tensor:
+        """The first elements of a tensor's own direction, unscaled: (numel,) float32, the bits that the passes use."""
+        z = torch.zeros(numel, dtype=torch.float32, device=device)
+        if numel:
+            self._run(Pass(z, z, Terms([(step, probe)], [1.0]), tensor, decay=0.0))
+        return z
+
     def _run(self, p: Pass) -> None:
-        _backend(p.x.device).run(p, self.seed, self.distribution)
+        p = p if p.spec == self.spec else replace(p, spec=self.spec)
+        _backend(p.x.device, self.spec).run(p, self.seed, self.distribution)
+
+    def _run_low_rank(self, p: Pass) -> None:
+        device, height, columns = p.x.device, len(p.x), p.x[0].numel()
+
+        def direction(numel: int, step: int, probe: int) -> torch.Tensor:
+            return self.direction(numel, p.tensor, step, probe, device)
+
+        if self.spec != SPEC_VERSION:
+            run_finished(p, self.rank, direction, self._run)
+            return
+        for q in scaled(p):
+            if _backend(device, self.spec) is cpu:
+                assert isinstance(q.terms, Terms)
+                count = (height + columns) * self.rank
+                z = cpu.directions(q.terms, count, p.tensor, self.seed, self.distribution)
+                cpu.run_products(q, *products(q.terms, z, height, self.rank), self.seed)
+            else:
+                run_products(q, self.rank, direction, self._run)

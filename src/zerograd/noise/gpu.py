@@ -7,8 +7,7 @@ import torch
 
 from zerograd.noise.gpu_kernels import add_noise, sum_squares
 from zerograd.noise.passes import Pass, VectorPass
-from zerograd.noise.portable import gaussian_values, square_values
-from zerograd.noise.reference import TILE
+from zerograd.noise.reference import MOST_CUT, SPEC_VERSION, SQUARE_UNIT, TILE
 from zerograd.noise.terms import Terms
 
 WARPS = 8
@@ -46,9 +45,7 @@ def _launch(grid: tuple[int, ...], out: torch.Tensor, x: torch.Tensor, **given: 
         **given,
     }
     with torch.cuda.device_of(x):
-        add_noise[grid](
-            _flat(out), x=_flat(x), table=gaussian_values(x.device), num_warps=WARPS, enable_fp_fusion=False, **settings
-        )
+        add_noise[grid](_flat(out), x=_flat(x), num_warps=WARPS, enable_fp_fusion=False, **settings)
 
 
 def run(p: Pass, seed: int, distribution: str) -> None:
@@ -63,7 +60,7 @@ def run(p: Pass, seed: int, distribution: str) -> None:
     if p.out_minus is not None:
         given |= {"out_minus": _flat(p.out_minus), "MINUS": True}
     if p.stochastic:
-        given |= {"rounding": _signed(p.rounding or 0), "CUT": p.most_cut}
+        given |= {"rounding": _signed(p.rounding or 0), "CUT": MOST_CUT[p.spec]}
     if p.extra_byte is not None:
         given |= {"byte": p.extra_byte.view(-1), "BYTE": True}
     if p.rows is None:
@@ -115,11 +112,13 @@ def run_vectors(p: VectorPass, seed: int, distribution: str) -> None:
     )  # fmt: skip
 
 
-def squared_norm(numel: int, *, seed: int, tensor: int, step: int, probe: int, device: torch.device) -> int:
+def squared_norm(
+    numel: int, *, seed: int, tensor: int, step: int, probe: int, device: torch.device, spec: int = SPEC_VERSION
+) -> int:
     """Sum of the squares of a tensor's Gaussian elements, an exact integer of `SQUARE_UNIT`."""
     tiles = -(-numel // TILE)
     result = torch.zeros(tiles, dtype=torch.int64, device=device)
     words = [_signed(v) for v in (tensor, step, probe, seed, seed >> 32)]
     with torch.cuda.device_of(result):
-        sum_squares[(tiles,)](result, square_values(device), numel, *words, num_warps=WARPS)
+        sum_squares[(tiles,)](result, numel, *words, PER_UNIT=1 / SQUARE_UNIT, num_warps=WARPS, enable_fp_fusion=False)
     return int(result.sum())

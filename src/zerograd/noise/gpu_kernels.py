@@ -7,6 +7,12 @@ correctly rounded ones, and 16-bit floats are made by integer operations, so tha
 import triton
 import triton.language as tl
 
+from zerograd.noise import gaussian, reference
+
+ROUNDS = tl.constexpr(reference.ROUNDS[reference.SPEC_VERSION])
+SCALE, A, B = tl.constexpr(float(gaussian.SCALE)), tl.constexpr(float(gaussian.A)), tl.constexpr(float(gaussian.B))
+C, D, E = tl.constexpr(float(gaussian.C)), tl.constexpr(float(gaussian.D)), tl.constexpr(float(gaussian.E))
+
 
 @triton.jit
 def _philox(block, tensor, step, probe, key0, key1):  # block: uint32 lanes; the rest uint32 scalars
@@ -17,7 +23,7 @@ def _philox(block, tensor, step, probe, key0, key1):  # block: uint32 lanes; the
     k0, k1 = key0, key1
     m0 = tl.full(block.shape, 0xD2511F53, tl.uint32)
     m1 = tl.full(block.shape, 0xCD9E8D57, tl.uint32)
-    for _ in tl.static_range(10):
+    for _ in tl.static_range(ROUNDS):
         h0, l0 = tl.umulhi(c0, m0), c0 * m0
         h1, l1 = tl.umulhi(c2, m1), c2 * m1
         c0, c1, c2, c3 = h1 ^ c1 ^ k0, l1, h0 ^ c3 ^ k1, l0
@@ -49,26 +55,40 @@ def _signs(tile, tensor, step, probe, key0, key1):
 
 
 @triton.jit
-def _z(table, tile, tensor, step, probe, key0, key1, RADEMACHER: tl.constexpr):
-    if RADEMACHER:
-        return _signs(tile, tensor, step, probe, key0, key1)
-    return tl.load(table + _bits16(tile, tensor, step, probe, key0, key1).to(tl.int32))
+def _gaussian(bits):
+    """The Gaussian values of 16 bits each (uint32); see `zerograd.noise.gaussian`."""
+    x = ((bits << 16) | 0x8000).to(tl.int32, bitcast=True).to(tl.float32) * SCALE
+    p = x * x + A
+    total = p * C + B
+    p = p * p
+    p = p * p
+    total = total + p * D
+    p = p * p + E
+    p = p * p
+    return x * (total + p * p)
 
 
 @triton.jit
-def _sum(table, tile, tensor, steps, probes, factors, begin, end, key0, key1, RADEMACHER: tl.constexpr):
+def _z(tile, tensor, step, probe, key0, key1, RADEMACHER: tl.constexpr):
+    if RADEMACHER:
+        return _signs(tile, tensor, step, probe, key0, key1)
+    return _gaussian(_bits16(tile, tensor, step, probe, key0, key1))
+
+
+@triton.jit
+def _sum(tile, tensor, steps, probes, factors, begin, end, key0, key1, RADEMACHER: tl.constexpr):
     """c z + c z + ... over the terms [begin, end), from left to right."""
     total = tl.zeros((4096,), tl.float32)
     for i in range(begin, end):
         step, probe = tl.load(steps + i).to(tl.uint32), tl.load(probes + i).to(tl.uint32)
-        one = tl.load(factors + i) * _z(table, tile, tensor, step, probe, key0, key1, RADEMACHER)
+        one = tl.load(factors + i) * _z(tile, tensor, step, probe, key0, key1, RADEMACHER)
         total = tl.where(i == begin, one, total + one)
     return total
 
 
 @triton.jit
 def _moments(
-    table, tile, tensor, steps, probes, factors, ends, weights, squares, groups, rate, delta, key0, key1,
+    tile, tensor, steps, probes, factors, ends, weights, squares, groups, rate, delta, key0, key1,
     RADEMACHER: tl.constexpr, SECOND: tl.constexpr,
 ):  # fmt: skip
     """rate * m / (sqrt(v) + delta) or rate * sign(m), the moments of the groups of terms."""
@@ -77,7 +97,7 @@ def _moments(
     begin = 0
     for s in range(0, groups):
         end = tl.load(ends + s)
-        estimate = _sum(table, tile, tensor, steps, probes, factors, begin, end, key0, key1, RADEMACHER)
+        estimate = _sum(tile, tensor, steps, probes, factors, begin, end, key0, key1, RADEMACHER)
         begin = end
         one = tl.load(weights + s) * estimate
         first = tl.where(s == 0, one, first + one)
@@ -184,7 +204,7 @@ _SCALARS = ["base", "count", "width", "tensor", "key0", "key1", "step", "probe",
 
 @triton.jit(do_not_specialize=_SCALARS)
 def add_noise(
-    out, out_minus, x, given, byte, index, tiles, table, steps, probes, factors, ends, weights, squares,
+    out, out_minus, x, given, byte, index, tiles, steps, probes, factors, ends, weights, squares,
     base, count, width, tensor, key0, key1, step, probe, factor, terms, groups, rate, delta, decay, scale, scale_minus,
     rounding,
     MODE: tl.constexpr, DTYPE: tl.constexpr, RADEMACHER: tl.constexpr, GIVEN: tl.constexpr, SINGLE: tl.constexpr,
@@ -216,13 +236,13 @@ def add_noise(
         total = tl.load(given + at, mask, 0.0)
     elif MOMENTS:
         total = _moments(
-            table, tile, tensor, steps, probes, factors, ends, weights, squares, groups, rate, delta, key0, key1,
+            tile, tensor, steps, probes, factors, ends, weights, squares, groups, rate, delta, key0, key1,
             RADEMACHER, SECOND,
         )  # fmt: skip
     elif SINGLE:
-        total = factor * _z(table, tile, tensor, step.to(tl.uint32), probe.to(tl.uint32), key0, key1, RADEMACHER)
+        total = factor * _z(tile, tensor, step.to(tl.uint32), probe.to(tl.uint32), key0, key1, RADEMACHER)
     else:
-        total = _sum(table, tile, tensor, steps, probes, factors, 0, terms, key0, key1, RADEMACHER)
+        total = _sum(tile, tensor, steps, probes, factors, 0, terms, key0, key1, RADEMACHER)
     draw = tl.zeros((4096,), tl.uint32)
     if CUT:
         last_probe = tl.full((), 0xFFFFFFFF, tl.uint32)
@@ -248,10 +268,10 @@ def add_noise(
 
 
 @triton.jit(do_not_specialize=["count", "tensor", "step", "probe", "key0", "key1"])
-def sum_squares(result, squares, count, tensor, step, probe, key0, key1):
-    """The sum of a table's entries for the bits of one tile: int64."""
+def sum_squares(result, count, tensor, step, probe, key0, key1, PER_UNIT: tl.constexpr):
+    """The sum of the squares of one tile's Gaussian values, each in whole units: int64."""
     tile = tl.program_id(0).to(tl.int64)
     words = tensor.to(tl.uint32), step.to(tl.uint32), probe.to(tl.uint32), key0.to(tl.uint32), key1.to(tl.uint32)
-    bits = _bits16(tile, words[0], words[1], words[2], words[3], words[4])
+    z = _gaussian(_bits16(tile, words[0], words[1], words[2], words[3], words[4])).to(tl.float64)
     mask = tile * 4096 + tl.arange(0, 4096) < count
-    tl.store(result + tile, tl.sum(tl.load(squares + bits.to(tl.int32), mask, 0), 0))
+    tl.store(result + tile, tl.sum(tl.where(mask, (z * z * PER_UNIT).to(tl.int64), 0), 0))

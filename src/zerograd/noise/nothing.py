@@ -3,7 +3,7 @@
 import torch
 
 from zerograd.noise.passes import Pass, VectorPass
-from zerograd.noise.reference import SQUARE_UNIT
+from zerograd.noise.reference import SPEC_VERSION, SQUARE_UNIT
 
 
 def run(p: Pass, seed: int, distribution: str) -> None:
@@ -14,6 +14,8 @@ def run_vectors(p: VectorPass, seed: int, distribution: str) -> None:
     """See `zerograd.noise.passes.VectorPass`."""
 
 
-def squared_norm(numel: int, *, seed: int, tensor: int, step: int, probe: int, device: torch.device) -> int:
+def squared_norm(
+    numel: int, *, seed: int, tensor: int, step: int, probe: int, device: torch.device, spec: int = SPEC_VERSION
+) -> int:
     """What it is on average, in whole units of `SQUARE_UNIT`."""
     return round(numel / SQUARE_UNIT)

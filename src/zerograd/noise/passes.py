@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zerograd.noise.reference import MOST_CUT, SPEC_VERSION
+from zerograd.noise.reference import SPEC_VERSION
 from zerograd.noise.terms import Terms
 
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -40,7 +40,7 @@ class Pass:
         scale: Of the terms in `out`; float32.
         out_minus: A second result, of the same kind as `out` and not `x`, from the same terms, made once.
         scale_minus: Of the terms in `out_minus`.
-        most_cut: Binary places that rounding by random bits cuts off at most; `Noise` sets it.
+        spec: Version of the noise specification; `Noise` sets it.
     """
 
     out: torch.Tensor
@@ -55,7 +55,7 @@ class Pass:
     scale: float = 1.0
     out_minus: torch.Tensor | None = None
     scale_minus: float = 1.0
-    most_cut: int = MOST_CUT[SPEC_VERSION]
+    spec: int = SPEC_VERSION
 
     def check(self) -> None:
         """What the kernels rely on when they are given addresses; reads outside memory would go unnoticed.
@@ -120,6 +120,7 @@ class VectorPass:
         ends: (tensors,) int64, where each tensor ends.
         tensors: (tensors,) uint32, their numbers in the run.
         scales: (1 or 2, tensors) float32, a row a side.
+        spec: Version of the noise specification; `Noise` sets it.
     """
 
     out: torch.Tensor
@@ -128,6 +129,7 @@ class VectorPass:
     ends: NDArray[np.int64]
     tensors: NDArray[np.uint32]
     scales: NDArray[np.float32]
+    spec: int = SPEC_VERSION
 
     @staticmethod
     def over(

@@ -2,6 +2,7 @@
 
 Bit-equal to `reference` wherever the device rounds float32 products and sums as IEEE 754 says. It makes a few hundred
 small launches per chunk and some 40 bytes of temporaries an element of the chunk, so it is the slow, portable back end.
+It is also the only one that knows older specifications: their logs replay with it, on every device.
 """
 
 from collections.abc import Callable
@@ -11,8 +12,9 @@ from functools import cache
 import numpy as np
 import torch
 
+from zerograd.noise.gaussian import of_odd
 from zerograd.noise.passes import Pass, VectorPass
-from zerograd.noise.reference import ROUNDING_PROBE, SQUARE_UNIT, TILE
+from zerograd.noise.reference import MOST_CUT, ROUNDING_PROBE, ROUNDS, SPEC_VERSION, SQUARE_UNIT, TILE
 from zerograd.noise.table import gaussian_table
 from zerograd.noise.terms import Terms
 
@@ -28,11 +30,11 @@ def _multiply(a: torch.Tensor, b: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _philox(
-    block: torch.Tensor, tensor: int, step: int, probe: int, seed: int
+    block: torch.Tensor, tensor: int, step: int, probe: int, seed: int, spec: int
 ) -> list[torch.Tensor]:  # int64 tensors that hold 32-bit words
     c = [block & MASK] + [torch.full_like(block, v) for v in (tensor, step, probe)]
     k0, k1 = seed & MASK, (seed >> 32) & MASK
-    for _ in range(10):
+    for _ in range(ROUNDS[spec]):
         (h0, l0), (h1, l1) = _multiply(c[0], 0xD2511F53), _multiply(c[2], 0xCD9E8D57)
         c = [h1 ^ c[1] ^ k0, l1, h0 ^ c[3] ^ k1, l0]
         k0, k1 = (k0 + 0x9E3779B9) & MASK, (k1 + 0xBB67AE85) & MASK
@@ -40,34 +42,29 @@ def _philox(
 
 
 def _bits16(
-    first: int, tiles: int, tensor: int, step: int, probe: int, seed: int, device: torch.device
+    first: int, tiles: int, tensor: int, step: int, probe: int, seed: int, device: torch.device, spec: int
 ) -> torch.Tensor:
     block = torch.arange(first * 512, (first + tiles) * 512, device=device)
-    words = _philox(block, tensor, step, probe, seed)
+    words = _philox(block, tensor, step, probe, seed, spec)
     rows = [half.view(tiles, 512) for w in words for half in (w & 0xFFFF, w >> 16)]
     return torch.cat(rows, dim=1).view(-1)
 
 
 @cache
-def gaussian_values(device: torch.device) -> torch.Tensor:
-    """The table of quantiles on a device: (65536,) float32."""
+def _table(device: torch.device) -> torch.Tensor:
+    """The quantiles of specifications 1 and 2 on a device: (65536,) float32."""
     return torch.from_numpy(gaussian_table().copy()).to(device)
 
 
-@cache
-def square_values(device: torch.device) -> torch.Tensor:
-    """The squares of the table's values in whole units of `SQUARE_UNIT`: (65536,) int64."""
-    values = gaussian_table().astype(np.float64)
-    return torch.from_numpy(np.floor(values * values / SQUARE_UNIT).astype(np.int64)).to(device)
-
-
 def _z(
-    distribution: str, first: int, tiles: int, tensor: int, step: int, probe: int, seed: int, device: torch.device
-) -> torch.Tensor:
+    distribution: str, first: int, tiles: int, tensor: int, step: int, probe: int, seed: int, device: torch.device,
+    spec: int,
+) -> torch.Tensor:  # fmt: skip
     if distribution != "rademacher":
-        return gaussian_values(device)[_bits16(first, tiles, tensor, step, probe, seed, device)]
+        bits = _bits16(first, tiles, tensor, step, probe, seed, device, spec)
+        return _table(device)[bits] if spec < 3 else of_odd((((bits ^ 0x8000) - 0x8000) * 65536 + 0x8000).float())
     block = torch.arange(first * 32, (first + tiles) * 32, device=device)
-    words = torch.cat([w.view(tiles, 1, 32) for w in _philox(block, tensor, step, probe, seed)], dim=2)
+    words = torch.cat([w.view(tiles, 1, 32) for w in _philox(block, tensor, step, probe, seed, spec)], dim=2)
     bits = (words >> torch.arange(32, device=device).view(1, 32, 1)) & 1
     return (1 - 2 * bits).view(-1).float()
 
@@ -142,7 +139,7 @@ def run(p: Pass, seed: int, distribution: str) -> None:
         tiles = (first, -(-b // TILE) - first, p.tensor)
 
         def z(step: int, probe: int, tiles: tuple[int, int, int] = tiles, at: slice = at) -> torch.Tensor:
-            return _z(distribution, *tiles, step, probe, seed, device)[at]
+            return _z(distribution, *tiles, step, probe, seed, device, p.spec)[at]
 
         total = total_of(p.terms, z) if isinstance(p.terms, Terms) else p.terms.view(-1)[part]
         byte = None if p.extra_byte is None else p.extra_byte.view(-1)[part]
@@ -152,11 +149,11 @@ def run(p: Pass, seed: int, distribution: str) -> None:
             if not p.stochastic or p.rounding is None:
                 target[part] = value.to(x.dtype)
                 continue
-            bits = _bits16(*tiles, p.rounding, ROUNDING_PROBE, seed, device)[at]
+            bits = _bits16(*tiles, p.rounding, ROUNDING_PROBE, seed, device, p.spec)[at]
             if byte is None:
-                target[part] = _stochastic(value, bits, x.dtype, p.most_cut)
+                target[part] = _stochastic(value, bits, x.dtype, MOST_CUT[p.spec])
             else:
-                target[part], byte[:] = to_wide(value, bits, x.dtype, p.most_cut)
+                target[part], byte[:] = to_wide(value, bits, x.dtype, MOST_CUT[p.spec])
 
 
 def run_vectors(p: VectorPass, seed: int, distribution: str) -> None:
@@ -165,7 +162,7 @@ def run_vectors(p: VectorPass, seed: int, distribution: str) -> None:
     for t, (begin, end) in enumerate(zip((0, *p.ends[:-1].tolist()), p.ends.tolist(), strict=True)):
         x, tensor = p.x[begin:end], int(p.tensors[t])
         for out, scale in zip(p.out, scales, strict=True):
-            run(Pass(out[begin:end], x, terms, tensor, scale=scale[t]), seed, distribution)
+            run(Pass(out[begin:end], x, terms, tensor, scale=scale[t], spec=p.spec), seed, distribution)
 
 
 def total_of(terms: Terms, z: Callable[[int, int], torch.Tensor]) -> torch.Tensor:
@@ -202,12 +199,14 @@ def _sum(
     return total
 
 
-def squared_norm(numel: int, *, seed: int, tensor: int, step: int, probe: int, device: torch.device) -> int:
+def squared_norm(
+    numel: int, *, seed: int, tensor: int, step: int, probe: int, device: torch.device, spec: int = SPEC_VERSION
+) -> int:
     """Sum of the squares of a tensor's Gaussian elements, an exact integer of `SQUARE_UNIT`."""
     total = 0
     for first in range(0, -(-numel // TILE), CHUNK):
         tiles = min(CHUNK, -(-numel // TILE) - first)
-        z = _z("gaussian", first, tiles, tensor, step, probe, seed, device)
+        z = _z("gaussian", first, tiles, tensor, step, probe, seed, device, spec)
         z = z[: numel - first * TILE].double()
         total += int((z * z / SQUARE_UNIT).floor().long().sum())
     return total

@@ -1,8 +1,9 @@
 """The noise specification in plain NumPy: slow, short, and the oracle every kernel is tested against.
 
-A direction z is a pure function of (seed, distribution, step, probe, tensor, element). Bits come from Philox-4x32-10
+A direction z is a pure function of (seed, distribution, step, probe, tensor, element). Bits come from Philox-4x32
 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): the key is the 64-bit seed, the counter is
-(block, tensor, step, probe). A tile is 4,096 consecutive elements. `docs/noise.md` states the same in words.
+(block, tensor, step, probe). A tile is 4,096 consecutive elements. `docs/noise.md` states the same in words, and what
+older specifications had otherwise: ten rounds, a table of quantiles, another order in sums of low-rank directions.
 """
 
 from collections.abc import Sequence
@@ -13,12 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zerograd.noise.gaussian import gaussian
 from zerograd.noise.table import gaussian_table
-from zerograd.noise.terms import Terms
+from zerograd.noise.terms import Moments, Terms
 
-SPEC_VERSION = 2
-SPECS = (1, 2)  # those that can be read
-MOST_CUT = {1: 31, 2: 47}  # binary places that rounding by random bits cuts off at most
+SPEC_VERSION = 3
+SPECS = (1, 2, 3)  # those that can be read
+ROUNDS = {1: 10, 2: 10, 3: 7}  # of Philox
+MOST_CUT = {1: 31, 2: 47, 3: 47}  # binary places that rounding by random bits cuts off at most
 TILE = 4096  # elements a tile
 DISTRIBUTIONS = ("gaussian", "rademacher", "sphere")
 ROUNDING_PROBE = 0xFFFFFFFF  # the probe number whose bits round 16-bit weights; never a direction
@@ -26,39 +29,53 @@ SQUARE_UNIT = 2.0**-28  # sums of squares are exact integers of this unit, so th
 MASK = 0xFFFFFFFF
 
 
-def philox(block: NDArray[np.uint64], tensor: int, step: int, probe: int, seed: int) -> list[NDArray[Any]]:
-    """Four 32-bit words for every counter (block, tensor, step, probe), ten rounds."""
+def philox(
+    block: NDArray[np.uint64], tensor: int, step: int, probe: int, seed: int, rounds: int = ROUNDS[SPEC_VERSION]
+) -> list[NDArray[Any]]:
+    """Four 32-bit words for every counter (block, tensor, step, probe)."""
     c = [block & MASK] + [np.full_like(block, v) for v in (tensor, step, probe)]
     k0, k1 = seed & MASK, (seed >> 32) & MASK
-    for _ in range(10):
+    for _ in range(rounds):
         p0, p1 = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
         c = [(p1 >> 32) ^ c[1] ^ np.uint64(k0), p1 & MASK, (p0 >> 32) ^ c[3] ^ np.uint64(k1), p0 & MASK]
         k0, k1 = (k0 + 0x9E3779B9) & MASK, (k1 + 0xBB67AE85) & MASK
     return c
 
 
-def bits16(tile: int, tensor: int, step: int, probe: int, seed: int) -> NDArray[Any]:
+def bits16(
+    tile: int, tensor: int, step: int, probe: int, seed: int, rounds: int = ROUNDS[SPEC_VERSION]
+) -> NDArray[Any]:
     """16 random bits for each of a tile's 4,096 elements: 512 calls, lane-major (low half of word 0 first)."""
-    words = philox(np.arange(512, dtype=np.uint64) + np.uint64(tile * 512), tensor, step, probe, seed)
+    words = philox(np.arange(512, dtype=np.uint64) + np.uint64(tile * 512), tensor, step, probe, seed, rounds)
     return np.concatenate([half for w in words for half in (w & 0xFFFF, w >> 16)])
 
 
-def bits1(tile: int, tensor: int, step: int, probe: int, seed: int) -> NDArray[Any]:
+def bits1(tile: int, tensor: int, step: int, probe: int, seed: int, rounds: int = ROUNDS[SPEC_VERSION]) -> NDArray[Any]:
     """One random bit for each of a tile's 4,096 elements: 32 calls, 128 words, bit b of word w is element 128 b + w."""
-    calls = philox(np.arange(32, dtype=np.uint64) + np.uint64(tile * 32), tensor, step, probe, seed)
+    calls = philox(np.arange(32, dtype=np.uint64) + np.uint64(tile * 32), tensor, step, probe, seed, rounds)
     words = np.concatenate(calls)
     return np.concatenate([(words >> np.uint64(b)) & np.uint64(1) for b in range(32)])
 
 
 def z(
-    distribution: str, start: int, stop: int, *, tensor: int, step: int, probe: int, seed: int
+    distribution: str,
+    start: int,
+    stop: int,
+    *,
+    tensor: int,
+    step: int,
+    probe: int,
+    seed: int,
+    spec: int = SPEC_VERSION,
 ) -> NDArray[np.float32]:
     """Elements [start, stop) of a direction as float32 (for the sphere: before its one common scale)."""
     tiles = range(start // TILE, -(-stop // TILE))
+    where = (tensor, step, probe, seed, ROUNDS[spec])
     if distribution == "rademacher":
-        parts = [np.float32(1) - np.float32(2) * bits1(t, tensor, step, probe, seed) for t in tiles]
+        parts = [np.float32(1) - np.float32(2) * bits1(t, *where) for t in tiles]
     else:
-        parts = [gaussian_table()[bits16(t, tensor, step, probe, seed)] for t in tiles]
+        values = gaussian if spec > 2 else gaussian_table().__getitem__
+        parts = [values(bits16(t, *where)) for t in tiles]
     first = tiles.start * TILE
     return np.concatenate(parts)[start - first : stop - first].astype(np.float32)
 
@@ -69,25 +86,39 @@ def squared_norm(numel: int, *, tensor: int, step: int, probe: int, seed: int) -
     return int(np.floor(values * values / SQUARE_UNIT).astype(np.int64).sum())
 
 
-def low_rank_z(
+def factors(
     distribution: str, rows: int, columns: int, rank: int, *, tensor: int, step: int, probe: int, seed: int
-) -> NDArray[np.float32]:
-    """U V of a matrix, before its factor 1 / sqrt(rank): U and V are the first elements of the tensor's direction."""
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """U (rows, rank) and V (rank, columns) of a matrix: the first elements of the tensor's own direction."""
     z_ = z(distribution, 0, (rows + columns) * rank, tensor=tensor, step=step, probe=probe, seed=seed)
-    u, v = z_[: rows * rank].reshape(rows, rank), z_[rows * rank :].reshape(rank, columns)
-    total = u[:, :1] * v[0]
-    for k in range(1, rank):
-        total = total + u[:, k : k + 1] * v[k]
-    return total.reshape(-1)
+    return z_[: rows * rank].reshape(rows, rank), z_[rows * rank :].reshape(rank, columns)
+
+
+def low_rank_total(
+    distribution: str, rows: int, columns: int, rank: int, terms: Terms, *, tensor: int, seed: int
+) -> NDArray[np.float32]:
+    """What terms of low rank add to a matrix: a flat sum over directions, then ranks, of (c U[:, r]) V[r].
+
+    The factor 1 / sqrt(rank) is in c.
+    """
+    products = []
+    for step, probe, c in zip(terms.steps.tolist(), terms.probes.tolist(), terms.factors, strict=True):
+        u, v = factors(distribution, rows, columns, rank, tensor=tensor, step=step, probe=probe, seed=seed)
+        products += [((c * u[:, r : r + 1]) * v[r]).reshape(-1) for r in range(rank)]
+    return combined(products, terms.moments, rank)
 
 
 def total(terms: Terms, directions: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """What terms add to the weights: float32, every operation rounded once, sums from left to right."""
-    products = [c * z_ for c, z_ in zip(terms.factors, directions, strict=True)]
-    if terms.moments is None:
+    """What terms of full rank add to the weights: float32, every operation rounded once, sums from left to right."""
+    return combined([c * z_ for c, z_ in zip(terms.factors, directions, strict=True)], terms.moments, 1)
+
+
+def combined(products: list[NDArray[np.float32]], m: Moments | None, rank: int) -> NDArray[np.float32]:
+    """The sum of products, `rank` of them a direction, or the moments of the groups of it."""
+    if m is None:
         return reduce(add, products)
-    m, f32 = terms.moments, np.float32
-    estimates = [reduce(add, products[i:j]) for i, j in zip((0, *m.ends), m.ends, strict=False)]
+    f32, ends = np.float32, [rank * end for end in m.ends]
+    estimates = [reduce(add, products[i:j]) for i, j in zip((0, *ends), ends, strict=False)]
     first = reduce(add, [f32(w) * e for w, e in zip(m.first, estimates, strict=True)])
     if not m.second:
         return f32(m.rate) * np.sign(first)
