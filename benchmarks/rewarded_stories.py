@@ -1,6 +1,6 @@
 """Evolution strategies on a reward: little stories of a real decoder (stories260K), before and after.
 
-python benchmarks/rewarded_stories.py [--shared ../shared] [--seeds 5] [--steps 150] [--set learning_rate=0.03 ...]
+python benchmarks/rewarded_stories.py [--shared ../shared] [--seeds 5] [--steps 100] [--set learning_rate=0.03 ...]
 
 Prints the reward of held-out prompts before and after for each seed, ten stories of each, and the seconds of a step in
 one batch and of the same step by snapshot probing.
@@ -89,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings beside the preset's")
     args = parser.parse_args()
     torch.set_num_threads(1)  # the model is small, and threads would wait for one another

@@ -95,7 +95,7 @@ PRESETS = {
     "opt-f1": Preset((1e-6, 5e-6, 1e-5), 1e-6, **CAUSAL),
     "opt-f1-prefix": Preset((1e-1, 5e-2, 1e-2), 1e-2, tune="prefix", eps=1e-1, **CAUSAL),
     # evolution strategies (arXiv 2509.24372, 2511.16652): centred ranks of 32 members, thin directions
-    "es": Preset((1e-2, 3e-2, 1e-1), 3e-2, (4,), eps=1e-2, steps=300, more=ES),
+    "es": Preset((3e-3, 1e-2, 3e-2), 1e-2, (4,), eps=1e-2, steps=100, more=ES),
 }  # fmt: skip
 
 

@@ -28,6 +28,7 @@ PLAIN_PRODUCTS = frozenset(("matmul", "mm", "__matmul__"))
 ASKED = frozenset("__bool__ __int__ __float__ __index__ __contains__ item tolist equal allclose is_nonzero".split())
 COMPARES = frozenset("eq ne lt le gt ge __eq__ __ne__ __lt__ __le__ __gt__ __ge__".split())
 CONSTANTS = frozenset(("ones", "zeros", "full"))
+COPIES = frozenset(("expand", "expand_as", "broadcast_to"))
 T = torch.Tensor
 
 
@@ -81,13 +82,14 @@ class PopulationMode(TorchFunctionMode):
             raise MixedMembersError(f"{operation(func)} cannot be computed for each member ({first})") from error
 
     def _constant(self, func: Function, result: Any) -> Any:
-        """Rows of ones, say, that a model makes itself where it is given no mask: as good as rows of the batch.
+        """Rows of ones that a model makes where it is given no mask, or of positions: as good as rows of the batch.
 
         (Not where the second dimension is of that size too: it may be a mask of positions.)
         """
-        if name_of(func) in CONSTANTS and isinstance(result, T) and result.dim() > 1:
-            if result.shape[0] == self.rows > 1 and result.shape[1] != self.rows:
-                return self.set_mark(result, Rows())
+        if not isinstance(result, T) or result.dim() < 2 or not result.shape[1] != self.rows == result.shape[0] > 1:
+            return result
+        if name_of(func) in CONSTANTS or (name_of(func) in COPIES and not result.stride(0)):
+            return self.set_mark(result, Rows())
         return result
 
     def _of_rows(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], marks: dict[int, Mark]) -> Any:
