@@ -150,8 +150,8 @@ class MeZO(torch.optim.Optimizer):
 
         Args:
             closure: Computes the loss of the batch, a scalar tensor or a float. Called without autograd, as often as
-                the estimator says (2 n times).
-                A sequence of closures is a batch in parts, whose losses are added.
+                the estimator says (2 n times); one that takes an argument gets the `Members` whose losses it returns
+                (docs/population.md). A sequence of closures is a batch in parts, whose losses are added.
 
         Returns:
             The mean of the losses that were evaluated (at theta + eps z and theta - eps z, over the n probes); None
