@@ -66,8 +66,7 @@ class MeZO(torch.optim.Optimizer):
         probing: "streamed", "snapshot", "in_place", "population" or "auto"; see `zerograd.core.perturb`.
         population_rows: Most rows of a population's forward; 0: as memory allows.
         extra_byte: Keep 8 more bits of every 16-bit weight in a byte beside it, for updates far below its last bit.
-        offload: Device of the forward passes, where the large weights stay in main memory;
-                see `zerograd.core.perturb.prefetch`.
+        offload: Device of the forward passes; large weights stay in main memory (`core.perturb.prefetch`).
         seed: The run's seed, 64 bits.
         log: Path of the step log to write. FileExistsError if there is one, unless `resume`.
         resume: Continue the run in `log` (start it where there is none). The model must hold the base weights. The
