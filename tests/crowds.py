@@ -49,7 +49,7 @@ def of_model(model: Any, inputs: Any) -> MemberClosure:
 def probed(params: Any, closures: Any, probing: str, **settings: Any) -> tuple[list[list[float]], float, list[str]]:
     """The losses of one step (probes, sides), that at theta where it is asked for, and what was warned of."""
     given = {"lr": 0.0, "rank": 1, **settings}
-    given |= {} if "estimator" in given else {"eps": EPS, "n": 3}
+    given = given if "estimator" in given else {"eps": EPS, "n": 3, **given}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         optimizer = MeZO(list(params), probing=probing, **given)

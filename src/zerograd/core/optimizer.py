@@ -136,9 +136,7 @@ class MeZO(torch.optim.Optimizer):
         device = None if offload is None else torch.device(offload)
         self.perturber = make_perturber(self.parameters, directions.noise, probing, device)
         population = make_population(self.parameters, noise, probing, population_rows, device)
-        self.prober = Prober(
-            self.perturber, directions, estimator, allow_unread, population, probing == "population"
-        )
+        self.prober = Prober(self.perturber, directions, estimator, allow_unread, population, probing == "population")
         self.steps_done = 0
         self._precision = Precision(self.parameters, estimator.eps, extra_byte, isinstance(update, (Adam, Sign)))
         decays = [float(group["weight_decay"]) for group in self.param_groups]

