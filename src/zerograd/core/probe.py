@@ -2,23 +2,22 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
+from zerograd.core.at_once import AtOnce
 from zerograd.core.directions import D, Direction, Directions
 from zerograd.core.interrupts import interruptible
-from zerograd.core.perturb.callers import warn_user
 from zerograd.core.perturb.first_step import FirstStep, reads_any
-from zerograd.core.perturb.marks import MixedMembersError
 from zerograd.core.perturb.members import ALONE, Members, call, takes_members
 from zerograd.core.perturb.perturber import Closure, Loss, Perturber, Waves, as_floats, run_all
 from zerograd.core.perturb.population import Member, Population
-from zerograd.core.perturb.tryout import disagreement
 from zerograd.core.safety import ProbeError, memory_for
 from zerograd.core.scales import norms_of, rescaled
 from zerograd.core.scaling import Variance
@@ -26,7 +25,6 @@ from zerograd.estimators import SPSA
 from zerograd.schedules import MAX_PROBES
 from zerograd.updates import Step
 
-MOST_FAILED = 3  # steps after which a population is not tried any more
 FORWARD = (
     "activations and logits of a forward pass",
     "Weights and log are as before the step; use a smaller batch or shorter texts.",
@@ -76,6 +74,12 @@ class Parts:
         return sum(as_floats(losses)) / self.divisor if self.divisor else math.nan
 
 
+@contextmanager
+def _forward() -> Iterator[None]:
+    with torch.no_grad(), memory_for(*FORWARD), interruptible():
+        yield
+
+
 def in_parts(closure: Closure | Parts) -> Parts:
     """A closure as a batch of one part, of which nothing is known: its forwards run in turn."""
     return closure if isinstance(closure, Parts) else Parts([[closure]], together=False)
@@ -103,8 +107,7 @@ class Prober:
         insists: bool = False,
     ) -> None:
         self.perturber, self.directions, self.estimator = perturber, directions, estimator
-        self.population, self._insists, self._tried = population, insists, False
-        self._failed = 0  # steps that a population that was tried could not do
+        self.at_once, self._insists = AtOnce(population, perturber, estimator.eps, _forward), insists
         self.forwards = 0  # of whole batches so far, for measurements of d too; without the first step's extra looks
         self.first_step: FirstStep | None = FirstStep(directions.parameters, allow_unread)
         self._reads = False  # whether the first step saw what is read
@@ -137,17 +140,16 @@ class Prober:
         """The losses of each probe's sides, and the loss at theta where the estimator asks for it."""
         probes, sides = self.estimator.probes(step), list[list[float]]()
         if self._may_be_at_once(closure):
-            if not self._tried:
-                sides.append(self.sides(closure, step, 0, d))
-                self._try_population(closure, step, d)
-            found = None if self.population is None else self._at_once(closure, step, d)
+            if self.first_step is not None:
+                sides.append(self.sides(closure, step, 0, d))  # (which tensors are read is found out in turn)
+            found = self._at_once(closure, step, d)
             if found is not None:
                 return found
         sides += [self.sides(closure, step, j, d) for j in range(len(sides), probes)]
         return sides, self._baseline(closure, step)  # (after the sides, which refuse a forward that writes weights)
 
     def _may_be_at_once(self, closure: Closure | Parts) -> bool:
-        if self.population is None:
+        if self.at_once.population is None:
             return False
         fits = all(takes_members(one) for wave in in_parts(closure).waves for one in wave)
         if self._insists and not fits:
@@ -157,37 +159,15 @@ class Prober:
             )
         return fits
 
-    def _try_population(self, closure: Closure | Parts, step: int, d: D) -> None:
-        """At the first step: whether the model bears a population."""
-        self._tried = True
-        assert self.population is not None
-        direction, first = self.directions.direction(step, 0, d), in_parts(closure).waves[0][0]
-        with torch.no_grad(), memory_for(*FORWARD), interruptible():
-            reason = disagreement(self.population, self.perturber, first, direction, self.estimator.eps)
-        if reason:
-            self._in_turn_from_now_on(reason)
-
-    def _in_turn_from_now_on(self, reason: str) -> None:
-        self.population = None
-        warn_user(
-            f"this model cannot run all members of a population in one batch: {reason}. Members run in turn from now "
-            "on, which is slower."
-        )
-
     def _at_once(self, closure: Closure | Parts, step: int, d: D) -> tuple[list[list[float]], float] | None:
         """All sides of all probes, and theta, as the members of a population; None where that fails."""
         eps, offsets, parts = self.estimator.eps, self.estimator.offsets, in_parts(closure)
         directions = [self.directions.direction(step, j, d) for j in range(self.estimator.probes(step))]
         members = [Member(direction, offset * eps) for direction in directions for offset in offsets]
         members += [Member(directions[0], 0.0)] * self.estimator.baseline
-        assert self.population is not None
-        try:
-            with torch.no_grad(), memory_for(*FORWARD), interruptible():
-                found = self.population.losses([one for wave in parts.waves for one in wave], members)
-        except MixedMembersError as error:  # of a batch of another kind than the first one
-            self._failed += 1
-            if self._failed == MOST_FAILED:
-                self._in_turn_from_now_on(str(error))
+        given: list[Any] = [one for wave in parts.waves for one in wave]
+        found = self.at_once.losses(given, members)
+        if found is None:
             return None
         self.forwards += len(members)
         losses = [parts.total(row) for row in found]

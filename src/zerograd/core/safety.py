@@ -49,9 +49,17 @@ def memory_for(part: str, advice: str) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _named(part, advice, error) from error
     except RuntimeError as error:
-        if "DefaultCPUAllocator" not in str(error) and "not enough memory" not in str(error):
+        if not is_shortage(error):
             raise
         raise _named(part, advice, error) from error
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether an error says that there is not enough memory."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error) if isinstance(error, RuntimeError) else ""
+    return "DefaultCPUAllocator" in text or "not enough memory" in text
 
 
 def _named(part: str, advice: str, error: BaseException) -> OutOfMemoryError:

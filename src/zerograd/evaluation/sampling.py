@@ -45,8 +45,9 @@ class Sampling:
         """
         if not self.draws or uniforms is None:
             return logits.argmax(-1)
-        chances = torch.softmax(logits.double() / self.temperature, -1)
-        likely, tokens = torch.sort(chances, dim=-1, descending=True, stable=True)
+        likely, tokens = torch.softmax(logits.double() / self.temperature, -1).sort(
+            dim=-1, descending=True, stable=True
+        )
         total = likely.cumsum(-1)
         kept = likely * (total - likely < self.top_p)  # those before which less than top_p lies
         total = kept.cumsum(-1)

@@ -31,7 +31,7 @@ OWN = (
     "population_rows",
     "extra_byte",
     "allow_unread",
-)  # called the same in `MeZO`
+)  # called so in `MeZO`
 OWN_DEFAULTS = (  # settings of the Trainer's that have other defaults here
     "learning_rate", "lr_scheduler_type", "max_grad_norm", "gradient_checkpointing", "bf16",
 )  # fmt: skip

@@ -90,7 +90,7 @@ class MeZOMixin(RunFolder):
         return self.mezo
 
     def _rank(self: Any, model: torch.nn.Module) -> int:
-        """The rank of directions: as set, else thin where texts are rated and all members can then write at once."""
+        """The rank of directions: as set, else thin where texts are rated: all members then write side by side."""
         settings = self.mezo_args
         thin = settings.distribution != "sphere" and settings.probing in ("auto", "population")
         if settings.rank is not None or not (thin and self._rates_texts() and offloaded_to(model) is None):

@@ -1,8 +1,8 @@
 """Marks: what is known of a tensor inside a forward of a population: whose it is, and what it is for each member.
 
 A tensor without a mark is the same for all members. `Rows`: its first dimension (leading ones of size 1 aside) counts
-rows, all of one member's before the next one's. `Own`: it came from trainable tensors alone, so each member has its own.
-`Thin`: a trainable matrix, of which each member has its own low-rank change.
+rows, all of one member's before the next one's. `Own`: it came from trainable tensors alone, so each member has
+its own. `Thin`: a trainable matrix, of which each member has its own low-rank change.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,8 @@ class Rows:
     """Rows of all members.
 
     Args:
-        mixed: The operation that put rows in an order, or chose some, by their values; "" where none did.
+        mixed: The operation that made one of rows of several members, or chose or sorted them by their values, so that
+            they are no member's own; "" where none did.
     """
 
     mixed: str = ""

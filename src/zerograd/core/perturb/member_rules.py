@@ -19,7 +19,10 @@ LOSSES = frozenset((
     F.cross_entropy, F.nll_loss, F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.binary_cross_entropy,
     F.binary_cross_entropy_with_logits, F.kl_div, F.margin_ranking_loss, F.hinge_embedding_loss,
 ))  # fmt: skip
-REDUCTIONS = frozenset("sum mean nansum nanmean amax amin norm prod std var logsumexp count_nonzero".split())
+REDUCTIONS = frozenset(
+    "sum mean nansum nanmean amax amin max min median norm prod std var var_mean std_mean logsumexp "
+    "count_nonzero".split()
+)
 SELECTIONS = frozenset("nonzero masked_select unique unique_consecutive argwhere".split())
 SORTS = frozenset("sort argsort topk msort kthvalue randperm".split())
 ELEMENTWISE = frozenset(
@@ -64,6 +67,8 @@ def reduces(function: Function, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     dim = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else None))
     if name_of(function) == "norm":
         dim = kwargs.get("dim", args[2] if len(args) > 2 else None)
+    if isinstance(dim, T):  # the larger one of two
+        return False
     if dim is None or dim == ():
         return True
     dims = [d % max(1, x.dim()) for d in (dim if isinstance(dim, (tuple, list)) else [dim])]

@@ -65,7 +65,10 @@ class Members:
         if isinstance(batch, (list, tuple)):
             return type(batch)(self.rows(value) for value in batch)
         if hasattr(batch, "repeated"):
-            return batch if self._crowd is None else batch.repeated(self.count, self.made)
+            if self._crowd is None:
+                return batch
+            with torch._C.DisableTorchFunction():
+                return batch.repeated(self.count, self.made)
         return batch
 
     def made(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -5,9 +5,11 @@ perturbed or copied, and all weights are read once for all members (Sarkar et al
 of their own). Vectors, and all that is tuned where it is small (LoRA, a prefix), are a tensor a member.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,13 @@ import torch
 from zerograd.core.device import free_host_bytes
 from zerograd.core.directions import Direction
 from zerograd.core.parameters import Parameters, Trainable
-from zerograd.core.perturb.marks import Mark, Own, Rows, Thin
+from zerograd.core.perturb.marks import Mark, Own, Thin
+from zerograd.core.perturb.member_losses import PopulationError, losses_of
 from zerograd.core.perturb.members import Members
 from zerograd.core.perturb.perturber import Loss
+from zerograd.core.perturb.places import Places, UnknownPlaceError
 from zerograd.core.perturb.population_mode import PopulationMode, mark_rows
+from zerograd.core.safety import is_shortage
 from zerograd.noise import Noise, VectorPass
 
 FULL_BYTES = 1 << 28  # of all members' copies of tensors with full-rank directions, in float32
@@ -28,16 +33,25 @@ SHARE = 16  # of the free memory: results of the size of the largest that a forw
 MemberClosure = Callable[[Members], Loss | Sequence[float]]
 
 
-class PopulationError(ValueError):
-    """A closure or a setting that cannot be used with a population."""
-
-
 class _TooManyRowsError(Exception):
     """This many members at a time fit."""
 
     def __init__(self, members: int) -> None:
         super().__init__(members)
         self.members = members
+
+
+class UntriedError(Exception):
+    """A batch of another kind than those that were tried, or one that takes the model another way.
+
+    Args:
+        closure: That computes its losses.
+        reason: What is new.
+    """
+
+    def __init__(self, closure: MemberClosure, reason: str) -> None:
+        super().__init__(reason)
+        self.closure = closure
 
 
 @dataclass(frozen=True)
@@ -67,6 +81,9 @@ class Population:
         self._numbers = np.array([e.index for e in parameters.entries], np.uint32)
         self._by_id = parameters.by_id
         self.bytes_per_element = 0.0  # of the input: measured as it runs
+        self.places = Places()
+        self.kinds = set[Hashable]()  # of closures and batches that were tried
+        self._bound = math.inf  # elements of the inputs of all members: with as many again, memory was short
         full = sum(e.tensor.numel() for e in parameters.entries if e.tensor.dim() > 1 and not self._is_thin(e))
         if too_large(full):
             raise PopulationError(
@@ -86,6 +103,7 @@ class Population:
         Raises:
             PopulationError: A closure that does not return a loss for each member, or one member's rows are too many.
             MixedMembersError: An operation of the forward cannot be told apart by members.
+            UntriedError: `tryout.disagreement` has to look at a closure first.
         """
         found: list[list[float]] = [[] for _ in members]
         for closure in closures:
@@ -98,28 +116,34 @@ class Population:
                 except _TooManyRowsError as error:
                     many = error.members
                     continue
+                except UnknownPlaceError as error:
+                    raise UntriedError(closure, str(error)) from error
                 for losses, value in zip(found[start:], values, strict=False):
                     losses.append(value)
                 start += len(some)
         return found
 
     @contextmanager
-    def trial(self, members: Sequence[Member]) -> Iterator[tuple[PopulationMode, Members]]:
-        """As `session`, whatever the bound on rows."""
-        rows, self.rows = self.rows, 0
-        try:
-            with self.session(members) as session:
-                yield session
-        finally:
-            self.rows = rows
+    def session(
+        self, closure: MemberClosure, members: Sequence[Member], tries: bool = False
+    ) -> Iterator[tuple[PopulationMode, Members]]:
+        """Inside, a forward on the rows of `members` computes with each member's weights.
 
-    @contextmanager
-    def session(self, members: Sequence[Member]) -> Iterator[tuple[PopulationMode, Members]]:
-        """Inside, a forward on the rows of `members` computes with each member's weights."""
-        crowd = _Crowd(self, members)
+        Args:
+            closure: That is called inside.
+            members: Whose weights the model has.
+            tries: Whether what it does is compared with members in turn; there is then no bound on rows.
+        """
+        crowd = _Crowd(self, closure, members, tries)
         step = members[0].direction.at[0]
-        with crowd.mode:
-            yield crowd.mode, Members(self.noise, step, [m.direction.at[1] for m in members], crowd)
+        try:
+            with crowd.mode:
+                yield crowd.mode, Members(self.noise, step, [m.direction.at[1] for m in members], crowd)
+        except Exception as error:
+            if tries or len(members) == 1 or not is_shortage(error):
+                raise
+            self._bound = crowd.elements / 2
+            raise _TooManyRowsError(len(members) // 2) from error
         if crowd.elements:
             self.bytes_per_element = max(self.bytes_per_element, crowd.mode.largest / crowd.elements)
 
@@ -147,37 +171,38 @@ class Population:
     def most_elements(self) -> float:
         """Elements of the inputs of all members that memory allows; infinite as long as nothing was measured."""
         if not self.bytes_per_element:
-            return float("inf")
+            return self._bound
         device = self.parameters.device
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_host_bytes()
-        return float(free / SHARE / self.bytes_per_element)
+        return min(self._bound, free / SHARE / self.bytes_per_element)
 
     def _is_thin(self, entry: Trainable) -> bool:
         return bool(self.noise.rank) and entry.tensor.dim() > 1
 
     def _run(self, closure: MemberClosure, members: Sequence[Member]) -> list[float]:
-        with self.session(members) as (mode, handed):
+        with self.session(closure, members) as (mode, handed):
             result = closure(handed)
-            return _values(result, mode, len(members))
+        return losses_of(result, mode, len(members))
 
 
 class _Crowd:
     """The members of one forward: their marks of the trainable tensors, and how many are left."""
 
-    def __init__(self, population: Population, members: Sequence[Member]) -> None:
-        self._population = population
+    def __init__(self, population: Population, closure: MemberClosure, members: Sequence[Member], tries: bool) -> None:
+        self._population, self._closure, self._tries = population, closure, tries
         self._all, self._places = members, list(range(len(members)))
         self._z, self._directions = population.directions_of(members)
         self._held: dict[int, Mark | None] = {}
         self._holds = population.factor_elements * len(members) * 4 <= HELD_BYTES
         self.elements = 0
-        self.mode = PopulationMode(len(members), self._mark_of)
+        self.mode = PopulationMode(len(members), self._mark_of, population.places, tries)
 
     def rows(self, tensor: torch.Tensor, repeated: bool) -> torch.Tensor:
         """See `zerograd.core.perturb.members.Crowd`."""
         if not self.elements:
             self._check(tensor, repeated)
             self.elements = tensor.numel() * (1 if repeated else self.mode.count)
+        self._note(tensor.shape, repeated)
         return mark_rows(self.mode, tensor, repeated)
 
     def keep(self, places: Sequence[int] | None) -> None:
@@ -187,15 +212,25 @@ class _Crowd:
         else:
             self._places = list(range(len(self._all)))
         if len(self._places) != self.mode.count:
-            self.mode.rows = self.mode.rows * len(self._places) // self.mode.count
             self.mode.count = len(self._places)
             self._held.clear()
+
+    def _note(self, shape: torch.Size, repeated: bool) -> None:
+        """Note the kind of a batch: sizes of 1 are what operations treat in another way."""
+        rows = shape[0] // self.mode.count if repeated else shape[0]
+        kind = (_code(self._closure), tuple(size == 1 for size in (rows, *shape[1:])))
+        if self._tries:
+            self._population.kinds.add(kind)
+        elif kind not in self._population.kinds:
+            raise UntriedError(self._closure, "a batch of another kind than the first one")
 
     def _check(self, tensor: torch.Tensor, repeated: bool) -> None:
         """How many members' rows fit at a time."""
         count, population = self.mode.count, self._population
         if repeated and len(tensor) % count:
             raise PopulationError(f"{len(tensor)} rows are not the same number for each of {count} members")
+        if self._tries:
+            return
         rows = len(tensor) // count if repeated else len(tensor)
         elements = tensor.numel() // count if repeated else tensor.numel()
         if population.rows and rows > population.rows:
@@ -235,6 +270,14 @@ class _Crowd:
         return mark if tensor.dim() == 2 else Own(mark.dense())
 
 
+def _code(closure: Any) -> Hashable:
+    """What tells closures apart that compute losses in different ways."""
+    while isinstance(closure, partial):
+        closure = closure.func
+    code: Hashable = getattr(closure, "__code__", None)
+    return code or type(closure).__qualname__
+
+
 def too_large(elements: int) -> bool:
     """Whether that many elements with full-rank directions are too many for a copy a member."""
     return 8 * elements > FULL_BYTES  # (a pair, in float32)
@@ -244,21 +287,3 @@ def _size(entry: Trainable, rank: int) -> int:
     if rank and entry.tensor.dim() > 1 and entry.tensor.numel():
         return rank * (entry.tensor.shape[0] + entry.tensor[0].numel())
     return entry.tensor.numel()
-
-
-def _values(result: Any, mode: PopulationMode, count: int) -> list[float]:
-    """A closure's result as a loss for each member."""
-    one = "return model(**members.rows(batch)).loss, or members.losses(one loss for each row)"
-    if isinstance(result, torch.Tensor):
-        mark = mode.mark(result)
-        if isinstance(mark, Own) and result.numel() == 1:
-            result = mark.values.reshape(count)
-        elif isinstance(mark, Rows) and result.numel() == 1 and count > 1:
-            raise PopulationError(f"the closure returned one loss for all {count} members: {one}")
-    given = np.asarray(result.detach().double().cpu() if isinstance(result, torch.Tensor) else result, np.float64)
-    if given.size == 1 and count == 1:
-        return [float(given.reshape(()))]
-    if given.shape != (count,):
-        what = "one loss for all" if given.size == 1 else f"shape {given.shape} for"
-        raise PopulationError(f"the closure returned {what} {count} members: {one}")
-    return given.tolist()

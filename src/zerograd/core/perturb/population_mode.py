@@ -22,13 +22,12 @@ from zerograd.core.perturb.member_rules import (
     thin_product,
 )
 from zerograd.core.perturb.operations import Function, is_metadata, name_of, row_read, targets_of, tensors_in
+from zerograd.core.perturb.places import Places
 
 DENSE = 1 << 25  # elements of all members' copies of a matrix that an operation without a rule of its own may have
 PLAIN_PRODUCTS = frozenset(("matmul", "mm", "__matmul__"))
 ASKED = frozenset("__bool__ __int__ __float__ __index__ __contains__ item tolist equal allclose is_nonzero".split())
 COMPARES = frozenset("eq ne lt le gt ge __eq__ __ne__ __lt__ __le__ __gt__ __ge__".split())
-CONSTANTS = frozenset(("ones", "zeros", "full"))
-COPIES = frozenset(("expand", "expand_as", "broadcast_to"))
 T = torch.Tensor
 
 
@@ -38,12 +37,15 @@ class PopulationMode(TorchFunctionMode):
     Args:
         count: Members.
         mark_of: What is known of a trainable tensor; None for all others.
+        places: What is known of the tensors that a model makes itself.
+        tries: Whether that is being found out.
     """
 
-    def __init__(self, count: int, mark_of: Callable[[T], Mark | None]) -> None:
+    def __init__(self, count: int, mark_of: Callable[[T], Mark | None], places: Places, tries: bool = False) -> None:
         super().__init__()
         self.count, self._mark_of = count, mark_of
-        self.rows = 0  # of all members, as the closure has made them
+        self._places, self._tries = places, tries
+        self.sizes = set[int]()  # of the first dimensions of what the closure was handed, of one member
         self.largest = 0  # bytes of the largest result
 
     def mark(self, t: T) -> Mark | None:
@@ -70,7 +72,7 @@ class PopulationMode(TorchFunctionMode):
             return self._of_rows(func, args, kwargs, marks)
         for m in marks.values():
             if isinstance(m, Rows) and m.mixed:
-                raise MixedMembersError(f"{operation(func)} reads rows that {m.mixed} chose by their values")
+                raise MixedMembersError(f"{operation(func)} reads rows that {m.mixed} has mixed")
         try:
             return self._of_members(func, args, kwargs, marks)
         except (torch.OutOfMemoryError, MixedMembersError):
@@ -82,37 +84,44 @@ class PopulationMode(TorchFunctionMode):
             raise MixedMembersError(f"{operation(func)} cannot be computed for each member ({first})") from error
 
     def _constant(self, func: Function, result: Any) -> Any:
-        """Rows of ones that a model makes where it is given no mask, or of positions: as good as rows of the batch.
-
-        (Not where the second dimension is of that size too: it may be a mask of positions.)
-        """
-        if not isinstance(result, T) or result.dim() < 2 or not result.shape[1] != self.rows == result.shape[0] > 1:
-            return result
-        if name_of(func) in CONSTANTS or (name_of(func) in COPIES and not result.stride(0)):
-            return self.set_mark(result, Rows())
+        """Rows of ones, say, that a model makes itself where it is given no mask: as good as rows of the batch."""
+        for t in tensors_in((result,)):
+            if t.dim() and self._counts_rows(func, len(t)):
+                self.set_mark(t, Rows())
         return result
+
+    def _counts_rows(self, func: Function, size: int) -> bool:
+        """Whether the first dimension of what an operation makes counts rows."""
+        if size < 2 or self.count < 2 or not self.sizes:
+            return False
+        if self._tries:
+            return self._places.compare(func, size, self.count)
+        own, over = divmod(size, self.count)
+        return not over and self._places.counts_rows(func, own in self.sizes)
 
     def _of_rows(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], marks: dict[int, Mark]) -> Any:
         """An operation that reads no trainable tensor."""
         mixed = next((m.mixed for m in marks.values() if isinstance(m, Rows) and m.mixed), "")
         mixed = mixed or (operation(func) if mixes(func, args, kwargs) else "")
-        values = None if mixed or not reduces(func, args, kwargs) else by_member(func, args, kwargs, marks, self.count)
+        if not mixed and reduces(func, args, kwargs):
+            values = by_member(func, args, kwargs, marks, self.count)
+            if values is not None:
+                return self.set_mark(func(*args, **kwargs), Own(values))
+            mixed = operation(func)
         result = func(*args, **kwargs)
-        if values is not None:
-            return self.set_mark(result, Own(values))
         for t in tensors_in((result, *targets_of(func, args, kwargs))):
-            self.set_mark(t, Rows(mixed))
+            self.set_mark(t, Rows(mixed or ("" if t.dim() else operation(func))))
         return result
 
     def _of_members(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], marks: dict[int, Mark]) -> Any:
         """An operation that reads trainable tensors, or what came of them alone."""
         if name_of(func) in COMPARES and all(isinstance(a, (int, float)) or not a.dim() for a in args):
             return func(*args, **kwargs)  # whether a mask masks anything, say: asked of all rows
-        thin = [
-            t
-            for t in tensors_in((*args, *kwargs.values()))
-            if isinstance(marks[id(t)] if id(t) in marks else None, Thin)
-        ]
+        first = marks.get(id(args[0])) if args else None
+        if isinstance(first, Own) and operation(func) in SAME:
+            same = func(first.values, *args[1:], **kwargs)
+            return self.set_mark(same[0], Own(same))
+        thin = [t for t in tensors_in((*args, *kwargs.values())) if isinstance(marks.get(id(t)), Thin)]
         if thin:
             found = self._thin(func, args, kwargs, marks)
             if found is not None:
@@ -151,9 +160,8 @@ class PopulationMode(TorchFunctionMode):
             return type(values)(*made) if hasattr(values, "_fields") else type(values)(made)
         if not isinstance(values, T):
             return values
-        if not rows and name_of(func) in ("repeat", "expand") and len(args) > 1 and self.rows > 1:
-            times = args[1][0] if isinstance(args[1], (tuple, list)) else args[1]
-            if times == self.rows:  # a copy for each row
+        if not rows and name_of(func) in ("repeat", "expand"):
+            if self._counts_rows(func, values.shape[1]):  # a copy for each row
                 return self.set_mark(values[:, : values.shape[1] // self.count].flatten(0, 1), Rows())
         result = self._one(values, rows, ones)
         if not targets:
@@ -171,9 +179,8 @@ class PopulationMode(TorchFunctionMode):
         self, args: tuple[Any, ...], kwargs: dict[str, Any], marks: dict[int, Mark]
     ) -> tuple[tuple[Any, ...], dict[str, Any], dict[int, Mark]]:
         """Arguments with a copy of each member's own tensors for each of its rows: fused operations stay fused."""
-        many = next(
-            (a.shape[0] // self.count for a in args if isinstance(a, T) and isinstance(marks.get(id(a)), Rows)), 1
-        )
+        rows = [len(a) for a in args if isinstance(a, T) and isinstance(marks.get(id(a)), Rows)]
+        many = rows[0] // self.count if rows else 1
 
         def rowed(value: Any) -> Any:
             mark = marks.get(id(value)) if isinstance(value, T) else None
@@ -186,10 +193,6 @@ class PopulationMode(TorchFunctionMode):
 
         held: list[T] = []  # an `id` means something as long as its tensor lives
         return tuple(map(rowed, args)), {k: rowed(v) for k, v in kwargs.items()}, marks
-
-    def _is_a_row_each(self, t: T) -> bool:
-        """Whether a tensor without a mark was expanded to the rows of all members."""
-        return t.dim() > 1 and 1 < self.rows == len(t) and t.stride(0) == 0
 
     def _one(self, values: T, rows: bool, ones: int) -> T:
         if rows and values.dim() > 1:
@@ -217,7 +220,8 @@ class PopulationMode(TorchFunctionMode):
         return None
 
     def _linear(self, args: tuple[Any, ...], kwargs: dict[str, Any], marks: dict[int, Mark]) -> T | None:
-        x, weight, bias, *_ = (*args, *(kwargs.get(k) for k in ("input", "weight", "bias")[len(args) :]))
+        given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
+        x, weight, bias = given["input"], given["weight"], given.get("bias")
         mark, of_x = marks.get(id(weight)), marks.get(id(x))
         if isinstance(mark, Thin):
             turned = Thin(weight.t(), mark.left, mark.right, not mark.turned)
@@ -236,9 +240,11 @@ class PopulationMode(TorchFunctionMode):
             wide += own.values[:, None] if isinstance(own, Own) else bias
         return self.set_mark(wide.view(*x.shape[:-1], -1), Rows())
 
-    def _product(self, x: T, weight: T, mark: Thin, bias: T | None, marks: dict[int, Mark], name: str) -> T:
-        """x W + bias."""
+    def _product(self, x: T, weight: T, mark: Thin, bias: T | None, marks: dict[int, Mark], name: str) -> T | None:
+        """x W + bias; None where x is a matrix whose change is thin, too."""
         of_x, of_bias = marks.get(id(x)), None if bias is None else marks.get(id(bias))
+        if isinstance(of_x, Thin) or isinstance(of_bias, Thin):
+            return None
         if isinstance(of_x, Rows):
             source = x
         else:
@@ -253,8 +259,6 @@ class PopulationMode(TorchFunctionMode):
 
     def _rows_of(self, mark: Thin, index: T, of_index: Mark | None) -> T:
         """Some rows of a matrix: an embedding."""
-        if of_index is None and self._is_a_row_each(index):
-            of_index = Rows()
         if of_index is None:
             values = mark.of_rows(index)
             return self.set_mark(values[0], Own(values))
@@ -271,6 +275,7 @@ class PopulationMode(TorchFunctionMode):
 def mark_rows(mode: PopulationMode, tensor: T, repeated: bool) -> T:
     """Rows of all members: the tensor, or as many copies of it as there are members."""
     if not repeated:
-        tensor = torch.cat([tensor.detach()] * mode.count)
-    mode.rows = mode.rows or len(tensor)
+        with torch._C.DisableTorchFunction():
+            tensor = torch.cat([tensor.detach()] * mode.count)
+    mode.sizes.add(len(tensor) // mode.count)
     return mode.set_mark(tensor, Rows())

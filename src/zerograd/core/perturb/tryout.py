@@ -14,17 +14,23 @@ from torch.overrides import TorchFunctionMode
 from zerograd.core.directions import Direction
 from zerograd.core.perturb.callers import in_compiled_code
 from zerograd.core.perturb.marks import MixedMembersError, Own, Rows, Thin, apart
+from zerograd.core.perturb.member_losses import PopulationError, losses_of
 from zerograd.core.perturb.member_rules import operation
 from zerograd.core.perturb.members import Members
 from zerograd.core.perturb.operations import Function, is_metadata, name_of, tensors_in
 from zerograd.core.perturb.perturber import Loss, Perturber
-from zerograd.core.perturb.population import Member, Population, PopulationError
+from zerograd.core.perturb.places import Places, UnknownPlaceError
+from zerograd.core.perturb.population import Member, Population
 from zerograd.core.perturb.population_mode import PopulationMode
 from zerograd.core.safety import OutOfMemoryError
 
 FARTHER = 8.0  # times eps: what a change does is then well above rounding
 VALUES = 64  # of each result
 CHOOSES = frozenset(("argmax", "multinomial"))  # behind it two runs may go different ways, for a last bit
+LAYOUT = frozenset(  # they change no value; where rows were misread for that, what computes with them next shows it
+    "permute transpose swapaxes swapdims movedim moveaxis t T mT split chunk unbind select narrow view reshape flatten "
+    "unflatten squeeze unsqueeze contiguous".split()
+)
 Result = tuple[str, torch.Size, list[torch.Tensor] | None]  # an operation, the shape of one member's result, values
 
 
@@ -32,12 +38,14 @@ class Trace(TorchFunctionMode):
     """Notes some values of each result that is a float tensor, up to the first choice of a token.
 
     Args:
+        places: Are told the sizes of the results of one member alone.
         population: The mode that runs the members; None: there is one.
     """
 
-    def __init__(self, population: PopulationMode | None = None) -> None:
+    def __init__(self, places: Places, population: PopulationMode | None = None) -> None:
         super().__init__()
-        self._population, self.results, self._stopped = population, list[Result](), False
+        self._places, self._population = places, population
+        self.results, self._stopped = list[Result](), False
 
     def __torch_function__(
         self, func: Function, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -46,11 +54,14 @@ class Trace(TorchFunctionMode):
             raise MixedMembersError("compiled code runs on the rows of all members at once")
         result = func(*args, **(kwargs or {}))
         self._stopped = self._stopped or name_of(func) in CHOOSES
-        if not self._stopped and not is_metadata(func) and "empty" not in name_of(func):
-            with torch._C.DisableTorchFunction():
-                for t in tensors_in((result,)):
-                    if t.is_floating_point() and t.numel():
-                        self.results.append((operation(func), *self._values(t)))
+        if is_metadata(func):
+            return result
+        with torch._C.DisableTorchFunction():
+            for t in tensors_in((result,)):
+                if self._population is None and t.dim():
+                    self._places.saw(func, len(t))
+                if not self._stopped and t.is_floating_point() and t.numel() and _computes(func, args):
+                    self.results.append((operation(func), *self._values(t)))
         return result
 
     def _values(self, t: torch.Tensor) -> tuple[torch.Size, list[torch.Tensor] | None]:
@@ -58,15 +69,23 @@ class Trace(TorchFunctionMode):
         if self._population is None:
             return t.shape, [_some(t)]
         mark, count = self._population.mark(t), self._population.count
-        if isinstance(mark, Thin):  # a view of a matrix whose change is made where it is multiplied
-            return t.shape, None
         try:
+            if isinstance(mark, Thin):
+                return t.shape, None
             parts = mark.values if isinstance(mark, Own) else apart(t, count, "") if isinstance(mark, Rows) else None
         except MixedMembersError:  # (nothing that is tuned may read it)
             return t.shape, None
         if parts is None:
             return t.shape, [_some(t)] * count
         return parts.shape[1:], [_some(part) for part in parts]
+
+
+def _computes(function: Function, args: tuple[Any, ...]) -> bool:
+    """Whether an operation's result says more than its arguments did."""
+    name = operation(function)
+    if name == "__getitem__":
+        return any(True for _ in tensors_in(args[1:]))
+    return name not in LAYOUT and "empty" not in name
 
 
 def disagreement(
@@ -82,21 +101,23 @@ def disagreement(
     alone = Members(population.noise, direction.at[0], [direction.at[1]])
 
     def recorded() -> Loss:
-        with Trace() as trace:
+        with Trace(population.places) as trace:
             closure(alone)
         traces.append(trace.results)
         return 0.0
 
     traces: list[list[Result]] = []
+    population.places.forget_sizes()
     try:
         with perturber.session(direction):
             perturber.in_turn([[recorded]], [c, -c])
         with perturber.unmoved():
             recorded()
-        with population.trial(members) as (mode, handed):
-            with Trace(mode) as trace:
-                closure(handed)
-    except MixedMembersError as error:
+        with population.session(closure, members, tries=True) as (mode, handed):
+            with Trace(population.places, mode) as trace:
+                result = closure(handed)
+        losses_of(result, mode, handed.count)
+    except (MixedMembersError, UnknownPlaceError) as error:
         return str(error)
     except (PopulationError, OutOfMemoryError):
         raise
@@ -125,12 +146,18 @@ def _differs(ours: list[Result], place: int, turn: list[Result], theta: list[Res
         a, b, o = members[place], alone[0], before[0]
         finite = a.isfinite() & b.isfinite() & o.isfinite()
         a, b, o = a[finite], b[finite], o[finite]
-        if not (a - b).norm() <= share * (b - o).norm() + floor * b.norm() + 1e-6:
+        if len(a) and not _size(a - b) <= share * _size(b - o) + floor * _size(b) + 1e-6:
             return f"{name} does not compute what it computes for one member alone"
     return ""
 
 
+def _size(t: torch.Tensor) -> float:
+    return float(t.abs().max())
+
+
 def _some(t: torch.Tensor) -> torch.Tensor:
-    """At most `VALUES` of a tensor's values, float32."""
+    """At most `VALUES` of a tensor's values, the first and the last among them, float32."""
     flat = t.detach().reshape(-1)
-    return flat[:: max(1, len(flat) // VALUES)][:VALUES].float().clone()
+    if len(flat) > VALUES:
+        flat = flat[torch.linspace(0, len(flat) - 1, VALUES, dtype=torch.float64, device=flat.device).long()]
+    return flat.float().clone()
