@@ -308,7 +308,8 @@ def report(args: argparse.Namespace) -> str:
     for task in args.tasks:
         out += [
             f"### {task}\n",
-            "| method | in the paper's tables | test, % | dev, % | dev at 1/4, % | dev loss | dev loss at 1/4 | lr | seconds |",
+            "| method | in the paper's tables | test, % | dev, % | dev at 1/4, % | dev loss | dev loss at 1/4 | lr "
+            "| seconds |",
             "|---" * 9 + "|",
             *(row_of(method, task, args) for method in args.method_list),
             "",

@@ -84,9 +84,9 @@ class Bench:
 
     def texts_together(self) -> None:
         """Of all members."""
-        population = self.prepared("population").prober.population
+        population = self.prepared("population").prober.at_once.population
         assert population is not None
-        with population.session(self.members()) as (_, handed):
+        with population.session(self.texts, self.members(), tries=True) as (_, handed):
             self.texts(handed)
 
     def texts_in_turn(self) -> None:
@@ -142,9 +142,11 @@ def main() -> None:
             bench.plain()
         else:
             optimizer = MeZO(bench.model.named_parameters(), lr=0.0, n=8, rank=1, probing="population")
-            optimizer.prober._tried = True  # the memory of a step, and not of the first step's trial in turn
-            with torch.no_grad():
-                optimizer.prober._at_once(bench.closure, 0, ())
+            population, directions = optimizer.prober.at_once.population, optimizer.prober.directions
+            assert population is not None
+            members = [Member(directions.direction(0, j, ()), c) for j in range(8) for c in (1e-3, -1e-3)]
+            with torch.no_grad(), population.session(bench.closure, members, tries=True) as (_, handed):
+                bench.closure(handed)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
     for kind in args.model:
@@ -168,15 +170,12 @@ def main() -> None:
     if args.quick:
         return
     print("\n## opt: growth with members and rank\n")
-    print(
-        "| probes | rank | one forward of all rows, s | population / it | update of a step / it |\n|---|---|---|---|---|"
-    )
+    print("| probes | rank | one forward of all rows, s | population / it | update of a step / it |\n|" + "---|" * 5)
     for n, rank in ((1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (32, 1), (8, 4), (8, 16), (32, 4)):
         bench = Bench("opt", args.rows, args.length, args.new, n, rank)
         optimizer = bench.prepared("population")
         found = medians({"plain": bench.plain, "population": lambda b=bench: b.step("population")}, 3)
         moving = MeZO(bench.model.named_parameters(), lr=1e-9, n=n, rank=rank, probing="population")
-        moving.prober._tried = True
         moving.step(bench.closure)
         moving.probe(bench.closure)
         start = time.perf_counter()

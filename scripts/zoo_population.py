@@ -2,8 +2,8 @@
 
 python scripts/zoo_population.py [NAME ...]   # these architectures, or all; writes benchmarks/results/zoo_population.md
 
-Three steps of two probes of rank 1, with batches of other lengths (one as long as there are rows in all), beside the same
-directions in turn by snapshot: losses must agree.
+Three steps of two probes of rank 1, with batches of other lengths (one as long as there are rows in all), beside the
+same directions in turn by snapshot: losses must agree.
 """
 
 import collections
@@ -54,7 +54,7 @@ def losses_of(model: Any, probing: str) -> tuple[list[list[float]], str]:
             sides, _ = optimizer.prober._table(closure, step, ())
             found.append([loss for pair in sides for loss in pair])
     reasons = [str(w.message) for w in said if "cannot run all members" in str(w.message)]
-    in_turn = probing == "population" and optimizer.prober.population is None
+    in_turn = probing == "population" and optimizer.prober.at_once.population is None
     reason = reasons[0].partition(": ")[2].partition(". Members run")[0] if reasons else ""
     return found, reason or ("?" if in_turn else "")
 
@@ -93,9 +93,9 @@ def main() -> None:
     counts = collections.Counter(trial.partition(":")[0] for trial in rows.values())
     lines = [
         "# Populations in one batch, architecture by architecture\n",
-        f"`python scripts/zoo_population.py`: of {len(rows)} language models of transformers {transformers.__version__}, built "
-        f"small, {counts[TOGETHER]} run all members in one batch, {counts[IN_TURN]} run them in turn and say why, "
-        f"{counts[FAULT]} compute something else, {counts[UNTRIED]} could not be tried. Losses are those of the same "
+        f"`python scripts/zoo_population.py`: of {len(rows)} language models of transformers "
+        f"{transformers.__version__}, built small, {counts[TOGETHER]} run all members in one batch, {counts[IN_TURN]} run "
+        f"them in turn and say why, {counts[FAULT]} compute something else, {counts[UNTRIED]} could not be tried. Losses are those of the same "
         f"directions in turn within {CLOSE:g}.\n",
         "| kind | architecture | |", "|---|---|---|",
         *(f"| {kind} | `{name}` | {trial} |" for (kind, name), trial in rows.items()),

@@ -26,7 +26,7 @@ class Case:
         tune: What MeZO tunes.
         extra_byte: As for `MeZO`.
         text: Score every token (language modelling, supervised answers) instead of label words.
-        members: Of a population of MeZO's, with directions of rank 1, all in one batch; 0: its sides are probed in turn.
+        members: Of a population of MeZO's in one batch, directions of rank 1; 0: its sides are probed in turn.
         quantize: "8bit" or "4bit": matrices as bitsandbytes stores them.
     """
 

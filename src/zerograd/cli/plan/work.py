@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from zerograd.cli.plan.model import Case, context_of
 from zerograd.core.optimizer import MeZO
 from zerograd.core.perturb import planned
+from zerograd.core.perturb.members import Members
 from zerograd.core.perturb.population import Member
 from zerograd.evaluation.logprobs import candidate_scores, token_scores
 from zerograd.evaluation.packing import PackedBatch, pack, stack
@@ -60,14 +61,18 @@ def _mezo(case: Case, model: Any, probing: str) -> tuple[Callable[[], Any], list
     optimizer = MeZO(model.named_parameters(), lr=1e-6, extra_byte=case.extra_byte, **thin)
     perturber, part = optimizer.perturber, make_batch(case, case.batch, case.length, model.device)
     sides = (1e-3, -1e-3)
-    directions, population = optimizer.prober.directions, optimizer.prober.population
+    directions, population = optimizer.prober.directions, optimizer.prober.at_once.population
     direction = directions.direction(0, 0, ())
     if population is not None:
         members = [Member(directions.direction(0, i // 2, ()), sides[i % 2]) for i in range(case.members)]
 
+        def once(handed: Members) -> torch.Tensor:
+            return loss_of(case, model, handed.rows(part))
+
         def together() -> None:
-            with torch.no_grad(), planned(perturber, False), population.session(members) as (_, handed):
-                loss_of(case, model, handed.rows(part))
+            session = population.session(once, members, tries=True)
+            with torch.no_grad(), planned(perturber, False), session as (_, handed):
+                once(handed)
 
         return together, [optimizer]
 
