@@ -94,9 +94,9 @@ def main() -> None:
     lines = [
         "# Populations in one batch, architecture by architecture\n",
         f"`python scripts/zoo_population.py`: of {len(rows)} language models of transformers "
-        f"{transformers.__version__}, built small, {counts[TOGETHER]} run all members in one batch, {counts[IN_TURN]} run "
-        f"them in turn and say why, {counts[FAULT]} compute something else, {counts[UNTRIED]} could not be tried. Losses are those of the same "
-        f"directions in turn within {CLOSE:g}.\n",
+        f"{transformers.__version__}, built small, {counts[TOGETHER]} run all members in one batch, {counts[IN_TURN]} "
+        f"run them in turn and say why, {counts[FAULT]} compute something else, {counts[UNTRIED]} could not be tried. "
+        f"Losses are those of the same directions in turn within {CLOSE:g}.\n",
         "| kind | architecture | |", "|---|---|---|",
         *(f"| {kind} | `{name}` | {trial} |" for (kind, name), trial in rows.items()),
     ]  # fmt: skip

@@ -144,6 +144,8 @@ class Population:
                 raise
             self._bound = crowd.elements / 2
             raise _TooManyRowsError(len(members) // 2) from error
+        finally:
+            crowd.mode.forget()
         if crowd.elements:
             self.bytes_per_element = max(self.bytes_per_element, crowd.mode.largest / crowd.elements)
 

@@ -48,6 +48,10 @@ class PopulationMode(TorchFunctionMode):
         self.sizes = set[int]()  # of the first dimensions of what the closure was handed, of one member
         self.largest = 0  # bytes of the largest result
 
+    def forget(self) -> None:
+        """Nothing is trainable any more: the members' tensors are freed now, and not when cycles are collected."""
+        self._mark_of = lambda t: None
+
     def mark(self, t: T) -> Mark | None:
         """What is known of a tensor."""
         ours = t.__dict__.get("_zerograd_mark")
