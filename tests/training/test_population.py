@@ -1,6 +1,7 @@
 """The Trainer with thin directions: all members of a step in one batch, or in turn with one sentence."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,10 @@ import numpy as np
 import pytest
 import torch.nn.functional as F
 from datasets import Dataset
-from demo_trainer import config, make, rows
+from demo_trainer import config, rows
 
 from architectures import same, state
-from zerograd import MeZOTrainer, StepLog, load_model, replay
+from zerograd import MeZOTrainer, StepLog, get_task, load_model, replay
 
 
 @pytest.fixture
@@ -42,9 +43,9 @@ def both(tmp_path: Path, build: Any, at_once: list[int], steps: int = 3) -> list
     for probing in ("population", "snapshot"):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            trainer = build(tmp_path / probing, probing=probing, rank=1, n=2, max_steps=steps, eps=1e-2)
+            trainer = build(tmp_path / probing, probing=probing, rank=1, num_probes=2, max_steps=steps, eps=1e-2)
             trainer.train()
-        said += [str(w.message) for w in caught if "population" in str(w.message)]
+        said += [str(w.message) for w in caught if "of a population" in str(w.message)]
         if probing == "population":
             rebuilt = load_model(None, "auto")[0]
             replay(tmp_path / probing / "steps.zlog", rebuilt)
@@ -57,13 +58,19 @@ def both(tmp_path: Path, build: Any, at_once: list[int], steps: int = 3) -> list
     return said
 
 
-@pytest.mark.parametrize("more", [{}, {"gradient_accumulation_steps": 2}, {"objective": "accuracy"}], ids=str)
-def test_task(tmp_path: Path, at_once: list[int], more: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "objective, more", [("", {}), ("", {"gradient_accumulation_steps": 2}), ("accuracy", {"eps": 0.1})], ids=str
+)
+def test_task(tmp_path: Path, at_once: list[int], objective: str, more: dict[str, Any]) -> None:
     """Its objective, micro-batches, and an objective without a gradient."""
-    splits = rows()
+    splits, (_, tokenizer) = rows(), load_model(None, "auto")
+    task = replace(get_task("sst2"), objective=objective) if objective else get_task("sst2")
 
     def build(folder: Path, **settings: Any) -> Any:
-        return make(folder, splits, **more, **settings)
+        return MeZOTrainer(
+            load_model(None, "auto")[0], config(folder, **settings | more), task=task, processing_class=tokenizer,
+            train_dataset=splits.train,
+        )  # fmt: skip
 
     assert both(tmp_path, build, at_once) == []
     assert set(at_once) == {4} and len(at_once) >= 3 * more.get("gradient_accumulation_steps", 1)
