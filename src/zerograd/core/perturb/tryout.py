@@ -13,8 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 from zerograd.core.directions import Direction
 from zerograd.core.perturb.callers import in_compiled_code
-from zerograd.core.perturb.marks import MixedMembersError, Own, Rows, Thin, apart
-from zerograd.core.perturb.member_losses import PopulationError, losses_of
+from zerograd.core.perturb.marks import MixedMembersError, Own, PopulationError, Rows, Thin, apart
+from zerograd.core.perturb.member_losses import losses_of
 from zerograd.core.perturb.member_rules import operation
 from zerograd.core.perturb.members import Members
 from zerograd.core.perturb.operations import Function, is_metadata, name_of, tensors_in
