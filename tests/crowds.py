@@ -68,3 +68,28 @@ def farthest(params: Any, closures: Any, **settings: Any) -> float:
     assert len({loss for sides in in_turn for loss in sides}) > 1  # the directions move the loss
     pairs = [(a, b) for one, other in zip(at_once, in_turn, strict=True) for a, b in zip(one, other, strict=True)]
     return max(abs(a - b) for a, b in [*pairs, (base, its_base)])
+
+
+def losses_of_steps(
+    params: Any, losses: Callable[[Any, torch.Tensor], Any], batches: list[torch.Tensor], probing: str
+) -> tuple[list[list[float]], int, list[str]]:
+    """The losses of all members of steps that move nothing, how many steps ran at once, and what was warned of.
+
+    There are six members, and tensors that nothing reads.
+    """
+    found, ran = [], 0
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        optimizer = MeZO(list(params), lr=0.0, eps=EPS, n=3, rank=1, probing=probing, allow_unread=True)
+        for batch_of_step in batches:
+            counts: list[int] = []
+
+            def closure(members: Any, batch_of_step: Any = batch_of_step, counts: Any = counts) -> Any:
+                counts.append(members.count)
+                return losses(members, batch_of_step)
+
+            optimizer.probe(closure)
+            found.append([loss for sides in optimizer.prober._losses for loss in sides])
+            optimizer.step()
+            ran += counts[-1] == 6
+    return found, ran, [str(w.message) for w in caught if "population" in str(w.message)]

@@ -24,14 +24,8 @@ from zerograd.updates import UPDATES
 
 logger = logging.getLogger(__name__)
 
-OWN = (
-    "distribution",
-    "blocks",
-    "probing",
-    "population_rows",
-    "extra_byte",
-    "allow_unread",
-)  # called so in `MeZO`
+# settings that are called the same in `MeZO`
+OWN = ("distribution", "blocks", "probing", "population_rows", "extra_byte", "allow_unread")
 OWN_DEFAULTS = (  # settings of the Trainer's that have other defaults here
     "learning_rate", "lr_scheduler_type", "max_grad_norm", "gradient_checkpointing", "bf16",
 )  # fmt: skip

@@ -5,12 +5,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from zerograd.core.perturb.marks import MixedMembersError, Own, Rows
+from zerograd.core.perturb.marks import MixedMembersError, Own, PopulationError, Rows
 from zerograd.core.perturb.population_mode import PopulationMode
-
-
-class PopulationError(ValueError):
-    """A closure or a setting that cannot be used with a population."""
 
 
 def losses_of(result: Any, mode: PopulationMode, count: int) -> list[float]:

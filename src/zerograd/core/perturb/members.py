@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from zerograd.core.perturb.marks import PopulationError
 from zerograd.noise import Noise
 
 
@@ -82,11 +83,11 @@ class Members:
             rows: (count x rows,) a loss for each row.
 
         Raises:
-            ValueError: Members would have different numbers of rows.
+            PopulationError: Members would have different numbers of rows.
         """
         values = torch.as_tensor(rows)
         if values.dim() != 1 or not len(values) or len(values) % self.count:
-            raise ValueError(
+            raise PopulationError(
                 f"{self.count} members need the same number of rows each, and the losses have shape "
                 f"{tuple(values.shape)}: return one number for each row of members.rows(batch)"
             )
