@@ -59,7 +59,13 @@ def both(tmp_path: Path, build: Any, at_once: list[int], steps: int = 3) -> list
 
 
 @pytest.mark.parametrize(
-    "objective, more", [("", {}), ("", {"gradient_accumulation_steps": 2}), ("accuracy", {"eps": 0.1})], ids=str
+    "objective, more",
+    [
+        ("", {}),
+        pytest.param("", {"gradient_accumulation_steps": 2}, marks=pytest.mark.slow),
+        ("accuracy", {"eps": 0.1}),
+    ],
+    ids=str,
 )
 def test_task(tmp_path: Path, at_once: list[int], objective: str, more: dict[str, Any]) -> None:
     """Its objective, micro-batches, and an objective without a gradient."""
@@ -99,7 +105,7 @@ class OfRows(MeZOTrainer):
     """A loss of its own."""
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """The mean over tokens of the middle layer's choice."""
+        """Cross-entropy of the next token, the mean over tokens."""
         logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
         return F.cross_entropy(logits[:, :-1].flatten(0, 1), inputs["labels"][:, 1:].flatten())
 
@@ -119,6 +125,7 @@ def test_the_models_own_loss(tmp_path: Path, at_once: list[int]) -> None:
     assert not said and set(at_once) == {4}
 
 
+@pytest.mark.slow
 def test_a_loss_of_a_subclass(tmp_path: Path, at_once: list[int]) -> None:
     assert both(tmp_path, own_loss(OfRows), at_once) == [] and set(at_once) == {4}
 
@@ -129,6 +136,7 @@ def test_a_loss_that_is_no_members_own(tmp_path: Path, at_once: list[int]) -> No
     assert len(said) == 1 and "div does not compute what it computes for one member alone" in said[0] and not at_once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [{"label_smoothing_factor": 0.1}, {"gradient_accumulation_steps": 2}], ids=str)
 def test_what_the_trainer_makes_of_a_loss(tmp_path: Path, at_once: list[int], more: dict[str, Any]) -> None:
     """Label smoothing and accumulation: at once, or one sentence; never another gradient."""
@@ -136,6 +144,7 @@ def test_what_the_trainer_makes_of_a_loss(tmp_path: Path, at_once: list[int], mo
     assert len(said) == (0 if at_once else 1), said
 
 
+@pytest.mark.slow
 def test_trl(tmp_path: Path, at_once: list[int]) -> None:
     pytest.importorskip("trl", reason="pip install '.[trl]'")
     from zerograd import MeZOSFTConfig, MeZOSFTTrainer

@@ -15,8 +15,8 @@ from torch import nn
 V, D = 24, 8
 Body = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]  # the model, activations (rows, length, D), tokens
 # (rows, length) with 6 members: as long as there are members, rows of all, rows of one; of one token
-SHAPES = ((2, 5), (1, 6), (2, 12), (6, 6), (1, 1))
-LATER = (*SHAPES[4:], *SHAPES[1:4])  # what differs between rows and members does not show at the first step
+SHAPES = ((2, 5), (1, 6), (2, 12), (1, 1))
+LATER = (*SHAPES[3:], *SHAPES[1:3], (6, 6))  # what differs between rows and members does not show at the first step
 
 
 class Own(nn.Module):
