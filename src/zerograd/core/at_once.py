@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from zerograd.core.perturb.callers import warn_user
-from zerograd.core.perturb.marks import MixedMembersError
+from zerograd.core.perturb.members import MixedMembersError
 from zerograd.core.perturb.perturber import Perturber
 from zerograd.core.perturb.population import Member, MemberClosure, Population, UntriedError
 from zerograd.core.perturb.tryout import disagreement

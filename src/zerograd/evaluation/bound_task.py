@@ -14,8 +14,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from zerograd.core.perturb.marks import MixedMembersError
-from zerograd.core.perturb.members import Members
+from zerograd.core.perturb.members import Members, MixedMembersError
 from zerograd.evaluation.evaluate import Prediction, accuracy, candidate_loss, score_candidates
 from zerograd.evaluation.generate import answer_in, end_tokens, generate
 from zerograd.evaluation.losses import LOSSES, answer_loss
@@ -187,7 +186,7 @@ class BoundTask:
                 ends=end_tokens(tokenizer, model, stop), pad_token_id=self.pad_token_id,
             )  # fmt: skip
             for mine, tokens in zip(answers, texts, strict=True):
-                decoded = tokenizer.batch_decode([t.tolist() for t in tokens], skip_special_tokens=True)
+                decoded = tokenizer.batch_decode(tokens, skip_special_tokens=True)
                 for i, text in zip(rows, decoded, strict=True):
                     mine[i] = answer_in(text, stop)
         return torch.tensor([-self._rating(examples, mine, m, members) for m, mine in enumerate(answers)])

@@ -16,13 +16,15 @@ from zerograd.core.perturb.members import Members
 from zerograd.evaluation.sampling import Sampling
 from zerograd.evaluation.virtual_tokens import base_model, cache_argument, virtual_tokens
 
+SEEN = 2  # tokens behind the first that all write, so that the first step's trial sees how one that is fed is computed
+
 
 @torch.no_grad()
 def write(
     model: Any, prompts: Sequence[list[int]], members: Members, sampling: Sampling, *, max_new_tokens: int,
     ends: Sequence[int], pad_token_id: int,
-) -> list[list[torch.Tensor]]:  # fmt: skip
-    """The tokens behind each prompt, by member, then by prompt: int64, without what comes behind the end of a text.
+) -> list[list[list[int]]]:  # fmt: skip
+    """The tokens behind each prompt, by member, then by prompt, without what comes behind the end of a text.
 
     Args:
         model: A causal language model, or a PeftModel of one.
@@ -34,8 +36,7 @@ def write(
         pad_token_id: Fills the rows' starts.
     """
     with members.narrowing():
-        texts = _write(model, prompts, members, sampling, max_new_tokens, ends, pad_token_id)
-    return [[torch.tensor(row, dtype=torch.int64) for row in rows] for rows in texts]
+        return _write(model, prompts, members, sampling, max_new_tokens, ends, pad_token_id)
 
 
 def _write(
@@ -44,28 +45,24 @@ def _write(
 ) -> list[list[list[int]]]:  # fmt: skip
     writer = _Writer(model, prompts, members, max_new_tokens, pad_token_id)
     texts: list[list[list[int]]] = [[[] for _ in prompts] for _ in range(members.count)]
-    alive, numbers = list(range(members.count)), list(range(len(prompts)))
-    open_rows = torch.ones(members.count, len(prompts), dtype=torch.bool)
-    closing = torch.tensor(list(ends), dtype=torch.int64)
+    alive, numbers, ending = list(range(members.count)), list(range(len(prompts))), set(ends)
     for position in range(max_new_tokens):
-        logits = writer.next_logits()
         drawn = members.uniforms(numbers, position, sampling.common).reshape(-1) if sampling.draws else None
-        chosen = sampling.choose(logits, drawn)
-        tokens = chosen.cpu().view(len(alive), len(prompts))
-        for place, member in enumerate(alive):
-            for row in numbers:
-                if open_rows[place, row]:
-                    texts[member][row].append(int(tokens[place, row]))
-        open_rows &= ~torch.isin(tokens, closing)
-        writing = [place for place in range(len(alive)) if open_rows[place].any()]
-        if not writing or position + 1 == max_new_tokens:
+        chosen = sampling.choose(writer.next_logits(), drawn)
+        tokens = iter(chosen.tolist())
+        for member in alive:
+            for text in texts[member]:
+                token = next(tokens)
+                if not text or text[-1] not in ending:
+                    text.append(token)
+        writing = [i for i, member in enumerate(alive) if any(text[-1] not in ending for text in texts[member])]
+        if position + 1 == max_new_tokens or (not writing and position >= SEEN):
             break
-        chosen = torch.where(open_rows.view(-1).to(chosen.device), chosen, pad_token_id)
-        writer.take(chosen)
-        if len(writing) < len(alive):
+        writer.take(chosen)  # (rows that are finished go on, and nobody reads what they write)
+        if len(writing) < len(alive) and position >= SEEN:
             writer.keep(writing, len(alive))
             members.keep(writing)
-            alive, open_rows = [alive[i] for i in writing], open_rows[writing]
+            alive = [alive[i] for i in writing]
     return texts
 
 
@@ -79,8 +76,9 @@ class _Writer:
         self._model, self._base, self._members = model, base_model(model), members
         self._virtual = virtual_tokens(model)
         self._names = inspect.signature(self._base.forward).parameters
-        ids = _padded(prompts, pad_token_id).to(device)
-        mask = _padded([[1] * len(prompt) for prompt in prompts], 0).to(device)
+        with torch._C.DisableTorchFunction():  # of one member: they are no tensors that the model makes
+            ids = _padded(prompts, pad_token_id).to(device)
+            mask = _padded([[1] * len(prompt) for prompt in prompts], 0).to(device)
         self._ids, self._mask = members.rows(ids), members.rows(mask)
         self._cache: Any = None
         if not self._virtual and getattr(self._base, "_can_compile_fullgraph", False):
@@ -111,7 +109,8 @@ class _Writer:
     def keep(self, places: Sequence[int], count: int) -> None:
         """Go on with the rows of some of `count` members."""
         many = len(self._mask) // count
-        rows = torch.tensor([p * many + i for p in places for i in range(many)], device=self._mask.device)
+        with torch._C.DisableTorchFunction():  # an index, and no tensor of the model's
+            rows = torch.tensor([p * many + i for p in places for i in range(many)], device=self._mask.device)
         self._ids, self._mask = self._ids[rows], self._mask[rows]
         for layer in self._cache.layers:
             for name in ("keys", "values"):

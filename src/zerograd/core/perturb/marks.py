@@ -10,13 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-
-class PopulationError(ValueError):
-    """A closure or a setting that cannot be used with a population."""
-
-
-class MixedMembersError(RuntimeError):
-    """An operation whose result cannot be told apart by members."""
+from zerograd.core.perturb.members import MixedMembersError
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from zerograd.core.perturb.marks import MixedMembersError, Own, PopulationError, Rows
+from zerograd.core.perturb.marks import Own, Rows
+from zerograd.core.perturb.members import MixedMembersError, PopulationError
 from zerograd.core.perturb.population_mode import PopulationMode
 
 

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from zerograd.core.perturb.marks import Mark, MixedMembersError, Own, Rows, Thin, apart, leading_ones
+from zerograd.core.perturb.marks import Mark, Own, Rows, Thin, apart, leading_ones
+from zerograd.core.perturb.members import MixedMembersError
 from zerograd.core.perturb.operations import Function, name_of
 
 T = torch.Tensor

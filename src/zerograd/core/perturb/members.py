@@ -17,8 +17,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zerograd.core.perturb.marks import PopulationError
 from zerograd.noise import Noise
+
+
+class MixedMembersError(RuntimeError):
+    """An operation whose result cannot be told apart by members."""
+
+
+class PopulationError(ValueError):
+    """A closure or a setting that cannot be used with a population."""
 
 
 class Crowd(Protocol):

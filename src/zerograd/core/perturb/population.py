@@ -18,9 +18,9 @@ import torch
 from zerograd.core.device import free_host_bytes
 from zerograd.core.directions import Direction
 from zerograd.core.parameters import Parameters, Trainable
-from zerograd.core.perturb.marks import Mark, Own, PopulationError, Thin
+from zerograd.core.perturb.marks import Mark, Own, Thin
 from zerograd.core.perturb.member_losses import losses_of
-from zerograd.core.perturb.members import Members
+from zerograd.core.perturb.members import Members, PopulationError
 from zerograd.core.perturb.perturber import Loss
 from zerograd.core.perturb.places import Places, UnknownPlaceError
 from zerograd.core.perturb.population_mode import PopulationMode, mark_rows

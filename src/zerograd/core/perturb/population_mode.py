@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from zerograd.core.perturb.marks import Mark, MixedMembersError, Own, Rows, Thin, apart, together
+from zerograd.core.perturb.marks import Mark, Own, Rows, Thin, apart, together
 from zerograd.core.perturb.member_rules import (
     ELEMENTWISE,
     SAME,
@@ -21,6 +21,7 @@ from zerograd.core.perturb.member_rules import (
     reduces,
     thin_product,
 )
+from zerograd.core.perturb.members import MixedMembersError
 from zerograd.core.perturb.operations import Function, is_metadata, name_of, row_read, targets_of, tensors_in
 from zerograd.core.perturb.places import Places
 

@@ -13,10 +13,10 @@ from torch.overrides import TorchFunctionMode
 
 from zerograd.core.directions import Direction
 from zerograd.core.perturb.callers import in_compiled_code
-from zerograd.core.perturb.marks import MixedMembersError, Own, PopulationError, Rows, Thin, apart
+from zerograd.core.perturb.marks import Own, Rows, Thin, apart
 from zerograd.core.perturb.member_losses import losses_of
 from zerograd.core.perturb.member_rules import operation
-from zerograd.core.perturb.members import Members
+from zerograd.core.perturb.members import Members, MixedMembersError, PopulationError
 from zerograd.core.perturb.operations import Function, is_metadata, name_of, tensors_in
 from zerograd.core.perturb.perturber import Loss, Perturber
 from zerograd.core.perturb.places import Places, UnknownPlaceError
@@ -26,7 +26,7 @@ from zerograd.core.safety import OutOfMemoryError
 
 FARTHER = 8.0  # times eps: what a change does is then well above rounding
 VALUES = 64  # of each result
-CHOOSES = frozenset(("argmax", "multinomial"))  # behind it two runs may go different ways, for a last bit
+CHOOSES = frozenset(("argmax", "multinomial", "tolist"))  # behind it two runs may go different ways, for a last bit
 LAYOUT = frozenset(  # they change no value; where rows were misread for that, what computes with them next shows it
     "permute transpose swapaxes swapdims movedim moveaxis t T mT split chunk unbind select narrow view reshape flatten "
     "unflatten squeeze unsqueeze contiguous".split()
