@@ -26,7 +26,7 @@ from zerograd.core.safety import OutOfMemoryError
 
 FARTHER = 8.0  # times eps: what a change does is then well above rounding
 VALUES = 64  # of each result
-CHOOSES = frozenset(("argmax", "multinomial"))  # behind it two runs may go different ways, for a last bit
+CHOOSES = frozenset(("argmax", "multinomial", "sort"))  # behind it two runs may go different ways, for a last bit
 LAYOUT = frozenset(  # they change no value; where rows were misread for that, what computes with them next shows it
     "permute transpose swapaxes swapdims movedim moveaxis t T mT split chunk unbind select narrow view reshape flatten "
     "unflatten squeeze unsqueeze contiguous".split()
