@@ -66,7 +66,7 @@ def both(tmp_path: Path, build: Any, at_once: list[int], steps: int = 3) -> list
         ("accuracy", {"eps": 0.1}),
     ],
     ids=str,
-)
+)  # fmt: skip
 def test_task(tmp_path: Path, at_once: list[int], objective: str, more: dict[str, Any]) -> None:
     """Its objective, micro-batches, and an objective without a gradient."""
     splits, (_, tokenizer) = rows(), load_model(None, "auto")

@@ -49,7 +49,9 @@ class Places:
         grows, stays = size % count == 0 and size // count in alone, size in alone
         if not grows and not stays:  # (one member alone took another way)
             return False
-        if grows == stays or self._counts.setdefault(place, grows) != grows:
+        if grows and stays:  # sizes of either kind came by: nothing new
+            return self._counts.get(place, False)
+        if self._counts.setdefault(place, grows) != grows:
             raise UnknownPlaceError(f"{name_of(function)} makes tensors of as many rows as the batch has, and others")
         return grows
 

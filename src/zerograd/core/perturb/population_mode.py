@@ -29,6 +29,7 @@ DENSE = 1 << 25  # elements of all members' copies of a matrix that an operation
 PLAIN_PRODUCTS = frozenset(("matmul", "mm", "__matmul__"))
 ASKED = frozenset("__bool__ __int__ __float__ __index__ __contains__ item tolist equal allclose is_nonzero".split())
 COMPARES = frozenset("eq ne lt le gt ge __eq__ __ne__ __lt__ __le__ __gt__ __ge__".split())
+GIVEN = frozenset(("tensor", "as_tensor", "from_numpy"))  # values of Python's: no rows
 T = torch.Tensor
 
 
@@ -90,7 +91,7 @@ class PopulationMode(TorchFunctionMode):
 
     def _constant(self, func: Function, result: Any) -> Any:
         """Rows of ones, say, that a model makes itself where it is given no mask: as good as rows of the batch."""
-        for t in tensors_in((result,)):
+        for t in tensors_in((result,) if name_of(func) not in GIVEN else ()):
             if t.dim() and self._counts_rows(func, len(t)):
                 self.set_mark(t, Rows())
         return result
