@@ -228,7 +228,7 @@ class Prober:
     def _forward(self, closure: Callable[..., Loss], alone: Members) -> Loss:
         torch.clear_autocast_cache()  # an enclosing autocast would serve the other side's cast weights
         with memory_for(*FORWARD), interruptible():
-            loss: Loss | list[float] = call(closure, alone)
+            loss: Loss | list[float] = closure(alone) if takes_members(closure) else closure()
             return loss[0] if isinstance(loss, list) and len(loss) == 1 else loss  # type: ignore[return-value]
 
     def _mean(self, sides: list[float], base: float) -> float:
