@@ -53,24 +53,24 @@ class Bench:
         """The losses of all members."""
         return members.losses(self.losses(members.rows(self.ids)))
 
-    def prepared(self, probing: str) -> MeZO:
-        """An optimiser that has taken its first step, and moves nothing."""
-        if probing not in self.optimizers:
-            named = self.model.named_parameters()
-            optimizer = MeZO(named, lr=0.0, n=self.n, rank=self.rank, probing=probing)
+    def prepared(self, way: str) -> MeZO:
+        """An optimiser that has taken its first step, and moves nothing; "full ...": directions of full rank."""
+        if way not in self.optimizers:
+            named, rank = self.model.named_parameters(), 0 if way.startswith("full") else self.rank
+            optimizer = MeZO(named, lr=0.0, n=self.n, rank=rank, probing=way.split()[-1])
             optimizer.step(self.closure)
-            self.optimizers[probing] = optimizer
-        return self.optimizers[probing]
+            self.optimizers[way] = optimizer
+        return self.optimizers[way]
 
     def plain(self) -> None:
         """One forward of as many rows, with the weights as they are."""
         with torch.no_grad():
             self.losses(self.ids.repeat(2 * self.n, 1))
 
-    def step(self, probing: str) -> None:
+    def step(self, way: str) -> None:
         """The losses of all members."""
-        self.prepared(probing).prober.probe(self.closure, 1)
-        self.prepared(probing).prober.clear()
+        self.prepared(way).prober.probe(self.closure, 1)
+        self.prepared(way).prober.clear()
 
     def members(self) -> list[Member]:
         """Both sides of all probes."""
@@ -153,11 +153,12 @@ def main() -> None:
         bench = Bench(kind, args.rows, args.length, args.new, 8, 1)
         heads = f"16 members x {args.rows} rows x {args.length} tokens"
         print(f"\n## {kind}: {heads}, rank 1\n", flush=True)
-        bench.prepared("population"), bench.prepared("snapshot"), bench.prepared("streamed")
+        ways = ("population", "snapshot", "streamed", "full snapshot", "full streamed")
+        for way in ways:
+            bench.prepared(way)
         timed: dict[str, Callable[[], Any]] = {"one forward of all rows": bench.plain}
-        timed["population"] = lambda b=bench: b.step("population")
-        timed["snapshot, in turn"] = lambda b=bench: b.step("snapshot")
-        timed["streamed, in turn"] = lambda b=bench: b.step("streamed")
+        for way in ways:
+            timed[way if way == "population" else f"{way}, in turn"] = lambda b=bench, w=way: b.step(w)
         shown(medians(timed, args.repeat), "one forward of all rows")
         print(f"\nTexts of {args.new} tokens, 16 members x {args.rows} prompts:\n")
         shown(medians({"population": bench.texts_together, "in turn": bench.texts_in_turn}, max(2, args.repeat // 2)),
