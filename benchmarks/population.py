@@ -8,10 +8,7 @@ turns, so that what else the machine does meets all alike.
 
 import argparse
 import gc
-import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +18,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig
 
 from zerograd import MeZO
+from zerograd.cli.plan.measure import most_allocated
 from zerograd.core.perturb.members import ALONE, Members
 from zerograd.core.perturb.population import Member
 from zerograd.evaluation.sampling import Sampling
@@ -119,10 +117,11 @@ def shown(found: dict[str, tuple[float, float, float]], base: str) -> None:
         print(f"| {name} | {middle:.2f} ({low:.2f} to {high:.2f}) | {middle / found[base][0]:.2f} |", flush=True)
 
 
-def peak(kind: str, what: str, rows: int, length: int) -> float:
-    """Largest memory of a process of its own that runs one thing, MB."""
-    code = ["--peak", what, "--model", kind, "--rows", str(rows), "--length", str(length)]
-    return float(subprocess.run([sys.executable, __file__, *code], capture_output=True, text=True, check=True).stdout)
+def peaks(bench: Bench) -> list[float]:
+    """The most memory that a forward of all rows, and a population, take beside the interpreter, MB: allocations."""
+    weights = sum(p.nbytes for p in bench.model.parameters())
+    works = (bench.plain, lambda: bench.step("population"))
+    return [(weights + most_allocated(work)) / 2**20 for work in works]
 
 
 def main() -> None:
@@ -134,21 +133,7 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=32)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="without the growth with members and rank")
-    parser.add_argument("--peak", choices=("plain", "population"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.peak:
-        bench = Bench(args.model[0], args.rows, args.length, args.new, 8, 1)
-        if args.peak == "plain":
-            bench.plain()
-        else:
-            optimizer = MeZO(bench.model.named_parameters(), lr=0.0, n=8, rank=1, probing="population")
-            population, directions = optimizer.prober.at_once.population, optimizer.prober.directions
-            assert population is not None
-            members = [Member(directions.direction(0, j, ()), c) for j in range(8) for c in (1e-3, -1e-3)]
-            with torch.no_grad(), population.session(bench.closure, members, tries=True) as (_, handed):
-                bench.closure(handed)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-        return
     for kind in args.model:
         bench = Bench(kind, args.rows, args.length, args.new, 8, 1)
         heads = f"16 members x {args.rows} rows x {args.length} tokens"
@@ -163,7 +148,7 @@ def main() -> None:
         print(f"\nTexts of {args.new} tokens, 16 members x {args.rows} prompts:\n")
         shown(medians({"population": bench.texts_together, "in turn": bench.texts_in_turn}, max(2, args.repeat // 2)),
               "population")  # fmt: skip
-        memory = [peak(kind, what, args.rows, args.length) for what in ("plain", "population")]
+        memory = peaks(bench)
         print(f"\nLargest memory: {memory[0]:.0f} MB plain, {memory[1]:.0f} MB population "
               f"({100 * (memory[1] / memory[0] - 1):+.1f} %)", flush=True)  # fmt: skip
         del bench

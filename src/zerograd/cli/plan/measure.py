@@ -43,10 +43,10 @@ def measured_peak(case: Case, method: str) -> int:
         step()
         step()
         return int(torch.cuda.max_memory_allocated())
-    return sum(held.values()) + held_states + _most_allocated(step)
+    return sum(held.values()) + held_states + most_allocated(step)
 
 
-def _most_allocated(step: Callable[[], Any]) -> int:
+def most_allocated(step: Callable[[], Any]) -> int:
     """Bytes that the allocations of two calls on the CPU came to at most, those before them not counted."""
     with _without_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
