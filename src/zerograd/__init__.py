@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from zerograd.core.header import LogError as LogError
     from zerograd.core.optimizer import MeZO as MeZO
     from zerograd.core.optimizer import NonFiniteLossError as NonFiniteLossError
+    from zerograd.core.perturb.members import Members as Members
     from zerograd.core.perturb.offload import offload as offload
     from zerograd.core.replay import replay as replay
     from zerograd.core.scaling import Expectation as Expectation
@@ -45,6 +46,7 @@ HOMES = {
     "Finetuned": "cli.finetune",
     "LogError": "core.header",
     "MeZO": "core.optimizer",
+    "Members": "core.perturb.members",
     "MeZOArguments": "training.config",
     "MeZOConfig": "training.config",
     "MeZOMixin": "training.trainer",
