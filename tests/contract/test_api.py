@@ -17,7 +17,7 @@ PACKAGE = Path(zerograd.__file__).parent
 def test_public_names() -> None:
     assert zerograd.__all__ == [
         "CompareArguments", "Expectation", "Finetuned", "LogError", "MeZO", "MeZOArguments", "MeZOConfig", "MeZOMixin",
-        "MeZOSFTConfig", "MeZOSFTTrainer", "MeZOTrainer", "NonFiniteLossError", "SplitSizes", "StepLog", "Task",
+        "MeZOSFTConfig", "MeZOSFTTrainer", "MeZOTrainer", "Members", "NonFiniteLossError", "SplitSizes", "StepLog", "Task",
         "Tuning", "Variance", "apply_tuning", "compare", "demo_folder", "finetune", "get_task", "load_model",
         "load_splits", "offload", "replay",
     ]  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoTokenizer
 
 from architectures import VOCABULARY, Letters, make_tiny
-from zerograd.evaluation.generate import _end_tokens, generate
+from zerograd.evaluation.generate import end_tokens, generate
 from zerograd.training.models import load_model
 
 DECODERS = ["opt", "gpt2", "llama", "qwen3", "gemma3", "mixtral"]
@@ -35,10 +35,10 @@ def test_a_batch_gives_the_answers_of_every_prompt_alone(name: str) -> None:
 @pytest.mark.real
 def test_a_newline_in_any_token_ends_an_answer(stories: Path) -> None:
     model, tokenizer = load_model(str(stories), "float32")
-    ends = _end_tokens(tokenizer, model, "\n")
+    ends = end_tokens(tokenizer, model, "\n")
     assert tokenizer.eos_token_id in ends
     assert tokenizer.convert_tokens_to_ids("<0x0A>") in ends
-    assert _end_tokens(tokenizer, model, None) == [tokenizer.eos_token_id]
+    assert end_tokens(tokenizer, model, None) == [tokenizer.eos_token_id]
     prompts = AutoTokenizer.from_pretrained(stories)(["Once upon a time", "Lily saw"])["input_ids"]
     made = generate(model, tokenizer, prompts, max_new_tokens=12, stop="\n", pad_token_id=0)
     assert made[0].startswith(", there was")

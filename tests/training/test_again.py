@@ -11,7 +11,7 @@ from architectures import same, state
 from zerograd import LogError, MeZOConfig, MeZOTrainer, StepLog, load_model, replay
 
 BEST = {
-    "learning_rate": 3e-3, "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2,
+    "learning_rate": 1e-2, "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2,
     "load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": False,
 }  # fmt: skip
 

@@ -50,7 +50,7 @@ def test_what_settings_decide() -> None:
     assert {*deciding(MeZOConfig, WEIGHTS), *DECIDING} == {
         "learning_rate", "weight_decay", "lr_scheduler_type", "eps", "num_probes", "probe_schedule", "estimator",
         "update", "distribution", "rank", "blocks", "scaling", "per_device_train_batch_size",
-        "gradient_accumulation_steps", "seed", "data_seed",
+        "gradient_accumulation_steps", "seed", "data_seed", "temperature", "top_p", "own_draws",
     }  # fmt: skip
 
 

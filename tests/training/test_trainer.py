@@ -177,7 +177,7 @@ def test_the_best_checkpoint_is_loaded_at_the_end(tmp_path: Path, splits: Any) -
             evaluated.append({k: v.clone() for k, v in kwargs["model"].state_dict().items()})
 
     trainer = make(
-        tmp_path, splits, learning_rate=3e-3, eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2,
+        tmp_path, splits, learning_rate=1e-2, eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2,
         load_best_model_at_end=True, metric_for_best_model="accuracy", callbacks=[Keep()],
     )  # fmt: skip
     trainer.train()

@@ -154,8 +154,8 @@ class Population:
         places: dict[tuple[int, int], int] = {}
         index = [places.setdefault(m.direction.at, len(places)) for m in members]
         device = self.parameters.device
-        nothing = torch.zeros(self.factor_elements, device=device)
-        z = torch.empty((len(places), self.factor_elements), device=device)
+        nothing = torch.zeros(self.factor_elements, dtype=torch.float32, device=device)
+        z = torch.empty((len(places), self.factor_elements), dtype=torch.float32, device=device)
         ones = np.ones((1, len(self._sizes)), np.float32)
         for at, i in places.items():
             self.noise.run_vectors(VectorPass(z[i : i + 1], nothing, at, self._ends, self._numbers, ones))
