@@ -17,8 +17,8 @@ PACKAGE = Path(zerograd.__file__).parent
 def test_public_names() -> None:
     assert zerograd.__all__ == [
         "CompareArguments", "Expectation", "Finetuned", "LogError", "MeZO", "MeZOArguments", "MeZOConfig", "MeZOMixin",
-        "MeZOSFTConfig", "MeZOSFTTrainer", "MeZOTrainer", "Members", "NonFiniteLossError", "SplitSizes", "StepLog", "Task",
-        "Tuning", "Variance", "apply_tuning", "compare", "demo_folder", "finetune", "get_task", "load_model",
+        "MeZOSFTConfig", "MeZOSFTTrainer", "MeZOTrainer", "Members", "NonFiniteLossError", "SplitSizes", "StepLog",
+        "Task", "Tuning", "Variance", "apply_tuning", "compare", "demo_folder", "finetune", "get_task", "load_model",
         "load_splits", "offload", "replay",
     ]  # fmt: skip
     absent = {"MeZOSFTConfig", "MeZOSFTTrainer"} if find_spec("trl") is None else set()

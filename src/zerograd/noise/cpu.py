@@ -52,7 +52,7 @@ def run_products(p: Pass, left: torch.Tensor, right: torch.Tensor, moments: Mome
 
 def directions(terms: Terms, numel: int, tensor: int, seed: int, distribution: str) -> torch.Tensor:
     """The first elements of a tensor's directions, one for each of the terms: (terms, numel) float32."""
-    out, many = torch.zeros(len(terms.steps), numel), len(terms.steps)
+    out, many = torch.zeros(len(terms.steps), numel, dtype=torch.float32), len(terms.steps)
     ends, numbers = numel * np.arange(1, many + 1), np.full(many, tensor, np.uint32)
     _vectors(out, out, terms, ends, numbers, np.ones(many, np.float32), None, seed, distribution)
     return out

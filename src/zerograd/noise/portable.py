@@ -173,7 +173,7 @@ def total_of(terms: Terms, z: Callable[[int, int], torch.Tensor]) -> torch.Tenso
         return _sum(terms, factors, z, 0, len(factors))
     m, begin = terms.moments, 0
     first, second = (np.array(weights, np.float32).tolist() for weights in (m.first, m.second))
-    total = square = torch.zeros(())
+    total = square = torch.zeros((), dtype=torch.float32)
     for s, end in enumerate(m.ends):
         estimate = _sum(terms, factors, z, begin, end)
         begin = end
