@@ -42,6 +42,8 @@ def agree(row: Row, probing: str, got: list[float], expected: list[float]) -> bo
         return got == pytest.approx(expected, abs=1e-5 * size)
     if probing == "in_place":
         loose = 0.3 if _short(row.make()) else 1e-4
+        if row is ROWS["autograd.grad twice"]:
+            loose = 2e-3  # changes of the weights' last bits move this value by 3e-4 (median of 20) to 1.3e-3
         return got[0] == expected[0] and got[1] == pytest.approx(expected[1], abs=loose * size)
     return got == expected
 
