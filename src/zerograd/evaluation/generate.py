@@ -50,8 +50,8 @@ def generate(
     answers = [""] * len(prompts)
     for chosen in _batches(prompts, padded=not virtual):
         side = "left" if decoder_start is None else "right"
-        ids = _padded([prompts[i] for i in chosen], pad_token_id, side).to(device)
-        mask = _padded([[1] * len(prompts[i]) for i in chosen], 0, side).to(device)
+        ids = padded_rows([prompts[i] for i in chosen], pad_token_id, side).to(device)
+        mask = padded_rows([[1] * len(prompts[i]) for i in chosen], 0, side).to(device)
         more, before = {}, ids.shape[1]
         if decoder_start is not None:
             more, before = (
@@ -69,7 +69,8 @@ def generate(
     return answers
 
 
-def _padded(rows: list[list[int]], filler: int, side: str) -> torch.Tensor:
+def padded_rows(rows: Sequence[list[int]], filler: int, side: str) -> torch.Tensor:
+    """Rows of token ids as one tensor, filled at their "left" or "right": (rows, longest) int64."""
     return pad_sequence([torch.tensor(r) for r in rows], batch_first=True, padding_value=filler, padding_side=side)
 
 

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 from transformers import StaticCache
 
+from zerograd.core.device import compute_device
 from zerograd.core.perturb.members import Members
+from zerograd.evaluation.generate import padded_rows
 from zerograd.evaluation.sampling import Sampling
 from zerograd.evaluation.virtual_tokens import base_model, cache_argument, virtual_tokens
 
@@ -72,13 +73,13 @@ class _Writer:
     def __init__(
         self, model: Any, prompts: Sequence[list[int]], members: Members, max_new_tokens: int, pad_token_id: int
     ) -> None:
-        device = next(model.parameters()).device
+        device = compute_device(model)
         self._model, self._base, self._members = model, base_model(model), members
         self._virtual = virtual_tokens(model)
         self._names = inspect.signature(self._base.forward).parameters
         with torch._C.DisableTorchFunction():  # of one member: they are no tensors that the model makes
-            ids = _padded(prompts, pad_token_id).to(device)
-            mask = _padded([[1] * len(prompt) for prompt in prompts], 0).to(device)
+            ids = padded_rows(prompts, pad_token_id, "left").to(device)
+            mask = padded_rows([[1] * len(prompt) for prompt in prompts], 0, "left").to(device)
         self._ids, self._mask = members.rows(ids), members.rows(mask)
         self._cache: Any = None
         if not self._virtual and getattr(self._base, "_can_compile_fullgraph", False):
@@ -117,7 +118,3 @@ class _Writer:
                 held = getattr(layer, name, None)
                 if held is not None:
                     setattr(layer, name, held[rows])
-
-
-def _padded(rows: Sequence[list[int]], filler: int) -> torch.Tensor:
-    return pad_sequence([torch.tensor(r) for r in rows], batch_first=True, padding_value=filler, padding_side="left")
