@@ -90,12 +90,19 @@ def _next_piece(job):
 
 
 @njit(nogil=True, cache=True)
+def _float32(out, x, decay, scale, add):
+    """out = decay * x + scale * add. A loop that writes where another array reads would not be vectorised."""
+    if out.ctypes.data == x.ctypes.data:
+        for i in range(out.size):
+            out[i] = out[i] * decay + scale * add[i]
+    else:
+        for i in range(out.size):
+            out[i] = x[i] * decay + scale * add[i]
+
+
+@njit(nogil=True, cache=True)
 def _load(values, x, byte, decay, dtype):
-    """values = decay * x, in float32. 16-bit floats are held as uint16."""
-    if dtype == FLOAT32:
-        for i in range(x.size):
-            values[i] = x[i] * decay
-        return
+    """values = decay * x, in float32, of 16-bit floats held as uint16."""
     if byte.size and dtype == BFLOAT16:
         from_wide_bfloat16(values, x, byte)
     elif byte.size:
@@ -104,17 +111,14 @@ def _load(values, x, byte, decay, dtype):
         from_bfloat16(values, x)
     else:
         from_float16(values, x)
-    for i in range(x.size):
-        values[i] = values[i] * decay
+    if decay != F32(1):
+        for i in range(x.size):
+            values[i] = values[i] * decay
 
 
 @njit(nogil=True, cache=True)
 def _store(out, byte, values, scale, add, sums, draws, most_cut, dtype):
-    """out = values + scale * add, rounded to its dtype; `most_cut`: see `Pass`, 0 to nearest."""
-    if dtype == FLOAT32:
-        for i in range(out.size):
-            out[i] = values[i] + scale * add[i]
-        return
+    """out = values + scale * add, rounded to 16 bits; `most_cut`: see `Pass`, 0 to nearest."""
     for i in range(out.size):
         sums[i] = values[i] + scale * add[i]
     if byte.size and dtype == BFLOAT16:
@@ -131,7 +135,7 @@ def _store(out, byte, values, scale, add, sums, draws, most_cut, dtype):
 def _range(out, out_minus, x, lo, hi, base, z, moments, given, scales, byte, decay, most_cut, rounding, dtype):
     """Local elements [lo, hi) of arrays; `base` is the tensor's element number of local element 0.
 
-    Memory is read into a buffer of its own first: where `out` is `x`, a loop over both would not be vectorised.
+    16-bit memory is read into a buffer of its own first.
     """
     single = moments[0].size == 0 and z[0] != GIVEN and z[0] != LOW_RANK and z[4].size == 1
     total = np.empty(0 if single or z[0] == GIVEN else TILE, F32)
@@ -161,6 +165,11 @@ def _range(out, out_minus, x, lo, hi, base, z, moments, given, scales, byte, dec
                 add = total[a - start : b - start]
             if most_cut:
                 bits16(draws, other, w)
+            if dtype == FLOAT32:
+                if out_minus.size:
+                    _float32(out_minus[a:b], x[a:b], decay, scales[1], add)
+                _float32(out[a:b], x[a:b], decay, scales[0], add)
+                continue
             draw = draws[a - begin : b - begin]
             _load(values, x[a:b], byte[a:b], decay, dtype)
             if out_minus.size:

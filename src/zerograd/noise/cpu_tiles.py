@@ -17,6 +17,7 @@ KEY_STEP_0, KEY_STEP_1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
 PHILOX_ROUNDS = ROUNDS[SPEC_VERSION]
 LANES = 512  # 16-bit values lie in 8 rows of 512 lanes in a tile
 QUARTER = 2 * LANES
+SIGNS = 256  # where the 128 words of a tile's signs lie, one after the other, in the room for words
 GAUSSIAN, RADEMACHER, GIVEN, LOW_RANK = 0, 1, 2, 3
 
 _of_odd = njit(nogil=True, cache=True)(of_odd)
@@ -57,15 +58,11 @@ def _gaussian_quarter(out, words, w, c):
 @njit(nogil=True, cache=True)
 def _rademacher_quarter(out, words, w, c):
     """The same: bit b of word i is element 128 b + i; a set bit turns the sign of c."""
-    flat, positive = np.empty(128, U32), np.empty(1, F32)
-    positive[0] = c
-    bits, turned = positive.view(U32)[0], out.view(U32)
-    for i in range(4):
-        flat[i * 32 : i * 32 + 32] = words[i, :32]
+    flat = words[0, SIGNS : SIGNS + 128]
     for bit in range(8):
-        row = turned[bit * 128 : bit * 128 + 128]
+        row, mask = out[bit * 128 : bit * 128 + 128], U32(U32(1) << U32(8 * w + bit))
         for j in range(128):
-            row[j] = U32(bits ^ U32(U32(flat[j] >> U32(8 * w + bit)) << U32(31)))
+            row[j] = -c if flat[j] & mask else c
 
 
 @njit(nogil=True, cache=True)
@@ -82,6 +79,9 @@ def direction_words(words, tile, z, i):
     """The bits of direction i of a tile."""
     calls = 32 if z[0] == RADEMACHER else LANES
     philox(words, calls, U32(tile * calls), z[3], z[4][i], z[5][i], z[1], z[2])
+    if z[0] == RADEMACHER:
+        for k in range(4):
+            words[0, SIGNS + 32 * k : SIGNS + 32 * k + 32] = words[k, :32]
 
 
 @njit(nogil=True, cache=True)
